@@ -1,0 +1,97 @@
+"""Replicas: what fits into their memory, and which of them a request goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from sdsim.drafts import Draft
+from sdsim.errors import CapacityError
+from sdsim.gpus import Gpu
+from sdsim.models import Model
+
+LOGIT_BYTES = 4.0
+ACTIVATION_BYTES = 2.0
+
+
+class Loaded(Protocol):
+    """What a router may ask of a replica."""
+
+    @property
+    def load(self) -> int:
+        """Requests waiting or running."""
+        ...
+
+    @property
+    def outstanding_tokens(self) -> int:
+        """Tokens still to be computed."""
+        ...
+
+
+Router = Callable[[Sequence[Loaded]], int]
+
+
+def kv_blocks(
+    target: Model,
+    draft: Draft | None,
+    gpu: Gpu,
+    gpus: int,
+    memory_fraction: float,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    longest_draft: int,
+    block_size: int,
+) -> int:
+    """Return the KV blocks that fit beside weights, logits and activations of a replica of *gpus* GPUs.
+
+    Logits: max_num_seqs x (longest_draft + 1) x vocabulary fp32 values. Activations: max_num_batched_tokens rows of the
+    residual stream and of the widest FFN. A block holds *block_size* tokens of the target's and the drafter's KV; MLA
+    keeps its latent on every tensor-parallel rank.
+    """
+    copies = gpus if target.mla is not None else 1
+    per_token = target.kv_bytes_per_token * copies + (draft.kv_bytes_per_token if draft else 0)
+    logits = max_num_seqs * (longest_draft + 1) * target.vocabulary * LOGIT_BYTES
+    widest = max(target.intermediate, target.experts_per_token * target.expert_intermediate, target.shared_intermediate)
+    activations = max_num_batched_tokens * (2 * target.hidden + 2 * widest) * ACTIVATION_BYTES
+    weights = target.weights_bytes + (draft.weights_bytes if draft else 0)
+    have = gpu.memory_bytes * gpus * memory_fraction
+    blocks = int((have - weights - logits - activations) // (block_size * per_token))
+    if blocks < 1:
+        needs = (weights + logits + activations) / 1e9
+        message = (
+            f"model {target.name} needs {needs:.1f} GB for weights, logits and activations, {gpus} x {gpu.name} at "
+            f"memory_fraction {memory_fraction} has {have / 1e9:.1f} GB; use more GPUs with replica.tensor_parallel, "
+            "a smaller model, or fewer max_num_seqs"
+        )
+        raise CapacityError(message)
+    return blocks
+
+
+def least_loaded(replicas: Sequence[Loaded]) -> int:
+    """Return the replica with the fewest requests, the first of equals."""
+    return min(range(len(replicas)), key=lambda i: replicas[i].load)
+
+
+def shortest_queue(replicas: Sequence[Loaded]) -> int:
+    """Return the replica with the fewest tokens to compute, the first of equals."""
+    return min(range(len(replicas)), key=lambda i: replicas[i].outstanding_tokens)
+
+
+class RoundRobin:
+    """Each replica in turn."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def __call__(self, replicas: Sequence[Loaded]) -> int:
+        """Return the next replica."""
+        chosen = self._next % len(replicas)
+        self._next += 1
+        return chosen
+
+
+def make_router(name: str) -> Router:
+    """Return a fresh router by name."""
+    if name == "round_robin":
+        return RoundRobin()
+    return {"least_loaded": least_loaded, "shortest_queue": shortest_queue}[name]

@@ -1,0 +1,56 @@
+"""The errors that sdsim raises on purpose.
+
+SdsimError                   anything a user can mend; the commands print it and exit with 2
+├── ScenarioError            a scenario file, an option, a model or GPU name
+├── CalibrationError         a calibration or engine file
+├── CapacityError            a model or a request that can never fit the replica's memory
+├── PolicyError              an unknown policy, wrong parameters, or an illegal plan
+└── TraceError               a request trace
+
+Every message says where, what was found, what is allowed and what to do, on one line a mistake.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SdsimError(Exception):
+    """One or more mistakes, one line each."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class ScenarioError(SdsimError):
+    """A scenario file, a command-line option, or a name in them is wrong."""
+
+
+class CalibrationError(SdsimError):
+    """A calibration or engine file is missing, truncated, or for something else."""
+
+
+class CapacityError(SdsimError):
+    """A model or a request can never fit into the replica's memory."""
+
+
+class PolicyError(SdsimError):
+    """A policy is unknown, built with wrong parameters, or returned an illegal plan."""
+
+
+class TraceError(SdsimError):
+    """A request trace is missing or malformed."""
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """Return `; did you mean x?` for the nearest of *allowed*, or an empty string."""
+    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def unknown(kind: str, word: str, allowed: Iterable[str]) -> str:
+    """Return the sentence for a *word* that names no *kind*: what is allowed, and the nearest."""
+    names = sorted(allowed)
+    return f"unknown {kind} {word!r}; known: {', '.join(names)}{did_you_mean(word, names)}"

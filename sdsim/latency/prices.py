@@ -1,0 +1,55 @@
+"""Step prices for policies, and the curves of `predict`, from a latency model and a routing law."""
+
+from __future__ import annotations
+
+from sdsim.experts import Routing
+from sdsim.latency import LatencyModel, StepCost
+from sdsim.policy import Drafter
+from sdsim.step import StepShape
+
+
+def even_step(
+    routing: Routing, rows: int, draft_length: int, context: float, drafter: Drafter, prefill_tokens: int = 0
+) -> StepShape:
+    """Return the step of *rows* rows that each verify and then draft *draft_length* tokens at *context* tokens."""
+    stored = round(rows * context)
+    tokens = rows * (1 + draft_length)
+    return StepShape(
+        rows=rows,
+        verify_tokens=tokens,
+        context_tokens=stored,
+        attention_pairs=stored * (1 + draft_length),
+        prefill_tokens=prefill_tokens,
+        prefill_rows=int(prefill_tokens > 0),
+        prefill_pairs=prefill_tokens * (prefill_tokens + 1) // 2,
+        draft_length=draft_length,
+        draft_rows=rows if draft_length else 0,
+        drafter=drafter,
+        distinct_experts=routing.distinct_uniform_rows(rows, tokens, prefill_tokens),
+    )
+
+
+class Prices:
+    """Implements `sdsim.policy.StepCosts` on a latency model."""
+
+    def __init__(self, latency: LatencyModel, routing: Routing) -> None:
+        self._latency = latency
+        self._routing = routing
+
+    def step_seconds(self, rows: int, draft_length: int, context: float, prefill_tokens: int = 0) -> float:
+        """See `StepCosts.step_seconds`."""
+        return self._latency.seconds(self.shape(rows, draft_length, context, prefill_tokens))
+
+    def off_seconds(self, rows: int, context: float, prefill_tokens: int = 0) -> float:
+        """See `StepCosts.off_seconds`."""
+        return self._latency.seconds(even_step(self._routing, rows, 0, context, "dropped", prefill_tokens))
+
+    def shape(self, rows: int, draft_length: int, context: float, prefill_tokens: int = 0) -> StepShape:
+        """Return the step with the drafter loaded."""
+        drafter: Drafter = "on" if draft_length else "warm"
+        return even_step(self._routing, rows, draft_length, context, drafter, prefill_tokens)
+
+    def cost(self, rows: int, draft_length: int, context: float) -> StepCost:
+        """Return the split cost of a step; draft length 0 is OFF."""
+        drafter: Drafter = "on" if draft_length else "dropped"
+        return self._latency.cost(even_step(self._routing, rows, draft_length, context, drafter))

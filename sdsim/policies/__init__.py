@@ -1,0 +1,98 @@
+"""Speculation policies, one law a file. Each needs numpy and the standard library only.
+
+`get_policy` finds a built-in by name, a third party's through the entry-point group `sdsim.policies`, or any class as
+`module:Class`. The constructor's signature is the policy's schema; one that prices steps takes `cost`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from sdsim.errors import PolicyError, unknown
+from sdsim.policy import Policy, StepCosts
+
+BUILT_IN = {
+    "off": "sdsim.policies.off:Off",
+    "fixed": "sdsim.policies.fixed:Fixed",
+    "batch_table": "sdsim.policies.batch_table:BatchTable",
+    "disable_by_batch": "sdsim.policies.disable_by_batch:DisableByBatch",
+    "goodput": "sdsim.policies.goodput:Goodput",
+    "moesd": "sdsim.policies.moesd:Moesd",
+}
+
+
+def policy_names() -> list[str]:
+    """Return the names of the built-in and installed policies."""
+    return sorted({*BUILT_IN, *(e.name for e in entry_points(group="sdsim.policies"))})
+
+
+def policy_class(kind: str) -> type[Any]:
+    """Return the class that *kind* names, or raise PolicyError."""
+    place = BUILT_IN.get(kind) or (kind if ":" in kind else None)
+    if place is None:
+        found = [e.value for e in entry_points(group="sdsim.policies") if e.name == kind]
+        if not found:
+            message = f"{unknown('policy', kind, policy_names())} Or name a class as module:Class"
+            raise PolicyError(message)
+        place = found[0]
+    module, _, name = place.partition(":")
+    try:
+        loaded: type[Any] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PolicyError(f"policy {kind!r} cannot be loaded: {error}; check the module and class names") from None
+    return loaded
+
+
+def check_parameters(kind: str, parameters: Mapping[str, object]) -> None:
+    """Raise PolicyError unless *parameters* fit the constructor of policy *kind*; builds it with a flat price."""
+    get_policy(kind, parameters, FlatCosts())
+
+
+def get_policy(kind: str, parameters: Mapping[str, object] | None = None, cost: StepCosts | None = None) -> Policy:
+    """Return a fresh policy. Raises PolicyError for an unknown name, parameter or value."""
+    parameters = dict(parameters or {})
+    maker = policy_class(kind)
+    accepted = inspect.signature(maker).parameters
+    problems = [
+        f"policy {kind}: {unknown('parameter', name, [p for p in accepted if p != 'cost'])}"
+        for name in parameters
+        if name not in accepted or name == "cost"
+    ]
+    missing = [
+        name
+        for name, p in accepted.items()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in parameters
+    ]
+    problems += [f"policy {kind}: parameter {name!r} is missing; give it" for name in missing if name != "cost"]
+    if problems:
+        raise PolicyError(*problems)
+    if "cost" in accepted:
+        parameters["cost"] = cost if cost is not None else FlatCosts()
+    try:
+        policy: Policy = maker(**parameters)
+    except (TypeError, ValueError) as error:
+        raise PolicyError(f"policy {kind}: {error}") from None
+    if not isinstance(policy, Policy):
+        raise PolicyError(f"policy {kind}: {maker.__name__} has no plan and learn; see sdsim.policy.Policy")
+    return policy
+
+
+def label(policy: Policy, kind: str) -> str:
+    """Return how a result names *policy*: its own label, or *kind*."""
+    return str(getattr(policy, "label", kind))
+
+
+class FlatCosts:
+    """Every step takes a second: for building a policy where no prices are at hand."""
+
+    def step_seconds(self, rows: int, draft_length: int, context: float, prefill_tokens: int = 0) -> float:
+        """Return 1."""
+        return 1.0
+
+    def off_seconds(self, rows: int, context: float, prefill_tokens: int = 0) -> float:
+        """Return 1."""
+        return 1.0

@@ -1,0 +1,45 @@
+"""A running estimate of the acceptance rate, from outcomes that may be late, repeated or lost."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sdsim.policy import Outcome
+
+
+class AcceptanceEstimate:
+    """Maximum likelihood for one rate: drafts accepted over drafts tried.
+
+    A chain that lost draft j tried j + 1; the drafts behind it say nothing. *prior* counts as *weight* trials, and
+    the memory fades by half every *half_life* trials.
+    """
+
+    def __init__(self, prior: float = 0.7, weight: float = 50.0, half_life: float = 20_000.0) -> None:
+        if isinstance(prior, bool) or not isinstance(prior, int | float) or not 0 <= prior <= 1:
+            raise ValueError(f"prior {prior!r}; allowed: a rate from 0 to 1")
+        self._won, self._tried = prior * weight, weight
+        self._half_life = half_life
+        self._last_step = -1
+
+    @property
+    def rate(self) -> float:
+        """The estimate, below 1."""
+        return min(self._won / self._tried, 0.999)
+
+    def update(self, outcome: Outcome) -> None:
+        """Take in a step's verified and accepted drafts; a step seen before changes nothing."""
+        if outcome.step <= self._last_step:
+            return
+        self._last_step = outcome.step
+        won = int(np.add.reduce(outcome.accepted))
+        tried = won + int(np.count_nonzero(outcome.accepted < outcome.verified))
+        if not tried:
+            return
+        fade = 0.5 ** (tried / self._half_life)
+        self._won = self._won * fade + won
+        self._tried = self._tried * fade + tried
+
+
+def tokens_per_step(rate: float, length: int) -> float:
+    """Return (1 - a^(K+1)) / (1 - a): tokens that a verify step of *length* drafts emits (Leviathan et al. 2023)."""
+    return (1.0 - rate ** (length + 1)) / (1.0 - rate)

@@ -1,0 +1,24 @@
+"""One draft length while the batch is small, none above: vLLM V0's `speculative_disable_by_batch_size` (PR 4592)."""
+
+from __future__ import annotations
+
+from sdsim.policies.lengths import draft_length, positive
+from sdsim.policy import Observation, Plan, learn_nothing
+
+
+class DisableByBatch:
+    """Draft *length* tokens while at most *threshold* rows decode; else keep the drafter warm."""
+
+    lossless_at_temperature = True
+
+    def __init__(self, length: int, threshold: int) -> None:
+        self.lengths = tuple(sorted({0, draft_length(length)}))
+        self.label = f"disable-by-batch-{length}-{threshold}"
+        self._threshold = positive("threshold", threshold)
+        self._on, self._off = Plan(length, drafter="on" if length else "warm"), Plan(0, drafter="warm")
+
+    def plan(self, observation: Observation, /) -> Plan:
+        """Compare the decode rows with the threshold."""
+        return self._on if len(observation.request_ids) <= self._threshold else self._off
+
+    learn = learn_nothing

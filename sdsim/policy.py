@@ -1,0 +1,124 @@
+"""The contract between a scheduler and a speculation policy.
+
+A scheduler, simulated or real, asks `plan` before each step and tells `learn` what came of it,
+some steps later. This module needs numpy and the standard library only, so that a serving engine
+can import it and any policy without the simulator.
+
+A policy may declare two class attributes: `needs`, the optional fields of `Observation` that it
+reads (from `OPTIONAL_FIELDS`; a scheduler fills only these), and `lossless_at_temperature`,
+whether sampled output keeps the target's distribution under it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+Drafter = Literal["on", "warm", "dropped"]
+
+OPTIONAL_FIELDS = frozenset({"slo_slack", "confidence"})
+
+
+class Observation(NamedTuple):
+    """What a policy may know before a step. Arrays are aligned by decode row, oldest first.
+
+    The arrays are read-only views of the scheduler's state: they hold during `plan` only, so a
+    policy copies what it wants to keep.
+    """
+
+    step: int
+    """Number of the step, from 0."""
+    now: float
+    """Scheduler time, s."""
+    request_ids: IntArray
+    """(rows,) ids of the decoding requests."""
+    context_lengths: IntArray
+    """(rows,) tokens whose KV is stored."""
+    generated: IntArray
+    """(rows,) output tokens emitted so far."""
+    slo_slack: FloatArray | None
+    """(rows,) seconds by which a row is ahead of its TPOT target; None without one or if not needed."""
+    prefill_tokens: int
+    """Prompt tokens that the step will carry beside the decode rows."""
+    waiting: int
+    """Requests that wait for admission."""
+    kv_free: int
+    """Free KV blocks."""
+    draft_lengths: tuple[int, ...]
+    """The draft lengths that the engine can run, ascending, always with 0."""
+    pending: IntArray
+    """(rows,) draft tokens that wait for verification in this step."""
+    confidence: FloatArray | None = None
+    """(rows, positions) the drafter's confidence in each pending draft; None if not needed."""
+    prefill_requests: int = 0
+    """Requests whose prompt the step carries, whatever the size of their chunks."""
+
+    @property
+    def batch(self) -> int:
+        """Decode rows of the step."""
+        return len(self.request_ids)
+
+
+class Plan(NamedTuple):
+    """What a policy decides for one step."""
+
+    draft_length: int
+    """Tokens to draft per row at the end of this step; one of `Observation.draft_lengths`."""
+    verify_lengths: IntArray | None = None
+    """(rows,) drafts to verify in this step, each at most `pending`; None verifies all."""
+    drafter: Drafter = "on"
+    """`on` drafts; `warm` keeps the drafter's KV in step; `dropped` unloads it. Not `on` needs draft_length 0."""
+    prefill_budget: int | None = None
+    """Upper bound on the step's prompt tokens; None leaves them as scheduled."""
+
+
+class Outcome(NamedTuple):
+    """What came of a step. It may reach `learn` late, twice or never."""
+
+    step: int
+    seconds: float
+    """Duration of the step, s."""
+    request_ids: IntArray
+    """(rows,) the decode rows of the step."""
+    verified: IntArray
+    """(rows,) drafts verified."""
+    accepted: IntArray
+    """(rows,) drafts accepted."""
+    distinct_experts: float | None
+    """Mean distinct experts a MoE layer of the target loaded, or None where unknown."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Decides the draft length. Deterministic given its observations, so that ranks agree; reads no clock."""
+
+    def plan(self, observation: Observation, /) -> Plan:
+        """Decide the step about to run."""
+        ...
+
+    def learn(self, outcome: Outcome, /) -> None:
+        """Take in the outcome of an earlier step."""
+        ...
+
+
+def learn_nothing(self: Any, outcome: Outcome, /) -> None:
+    """The `learn` of a policy without memory: `learn = learn_nothing` spares the scheduler the outcome."""
+
+
+class StepCosts(Protocol):
+    """Prices steps for a policy; the same calibration live and simulated. Times in s."""
+
+    def step_seconds(self, rows: int, draft_length: int, context: float, prefill_tokens: int = 0) -> float:
+        """Return the time of a whole step that verifies and then drafts *draft_length* tokens a row.
+
+        *context* is the mean KV length of the rows; draft_length 0 is the step with the drafter warm.
+        """
+        ...
+
+    def off_seconds(self, rows: int, context: float, prefill_tokens: int = 0) -> float:
+        """Return the time of the same step with no drafter loaded."""
+        ...

@@ -1,0 +1,180 @@
+"""Replay a scenario and answer it: `python -m sdsim.run scenarios/bursty.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sdsim.checks import doubtful
+from sdsim.command import OK, SLO_MISSED, run_command
+from sdsim.errors import ScenarioError
+from sdsim.experiment import cells, run_cells
+from sdsim.result import Result, to_json, write_folder
+from sdsim.scenario import Scenario, load_scenario
+from sdsim.statistics import mean_summary
+from sdsim.verdict import Comparison, compare, verdict
+
+EXAMPLE = """example:
+  python -m sdsim.run scenarios/bursty.yaml --set workload.rate=20/s --policy goodput --seeds 5"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    p = argparse.ArgumentParser(
+        "python -m sdsim.run",
+        description="Replay a scenario on a simulated cluster and compare its policies.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("scenario", metavar="SCENARIO", help="a scenario file (see scenarios/)")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, such as slo.tpot=30ms"
+    )
+    p.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="run this policy instead: a name, module:Class, or '{kind: fixed, length: 3}'; repeatable",
+    )
+    p.add_argument("--seed", metavar="N", help="the first seed")
+    p.add_argument("--seeds", metavar="N", help="run N seeds and give 95%% intervals")
+    p.add_argument("--out", type=Path, metavar="DIR", help="write the run folder here (default: runs/NAME)")
+    p.add_argument("--json", action="store_true", help="print one JSON object, and write no folder without --out")
+    p.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
+    p.add_argument("--quiet", action="store_true", help="no progress bar, no table")
+    p.add_argument("--no-plots", action="store_true", help="write no pictures into the run folder")
+    p.add_argument(
+        "--require-slo",
+        nargs="?",
+        const=0.99,
+        type=float,
+        metavar="SHARE",
+        help="exit with 3 unless the best policy meets the SLOs for this share of requests (default 0.99)",
+    )
+    return p
+
+
+def overrides(options: argparse.Namespace) -> list[str]:
+    """Return the options that change the scenario, as KEY=VALUE."""
+    changed = list(options.set)
+    if options.policy:
+        changed.append(f"policy=[{', '.join(_quoted(p) for p in options.policy)}]")
+    changed += [f"seed={options.seed}"] if options.seed is not None else []
+    changed += [f"seeds={options.seeds}"] if options.seeds is not None else []
+    return changed
+
+
+def _quoted(policy: str) -> str:
+    return policy if policy.lstrip().startswith("{") else f'"{policy}"'
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    options = parser().parse_args(words)
+    scenario = load_scenario(options.scenario, overrides(options))
+    if options.require_slo is not None and scenario.slo is None:
+        raise ScenarioError("--require-slo: the scenario has no slo; add one, such as --set slo.tpot=50ms")
+    folder = options.out or (None if options.json else free_folder(Path("runs") / scenario.name))
+    if folder is not None and folder.exists():
+        raise ScenarioError(f"{folder}: exists already; name another folder with --out, or remove it")
+    started = time.perf_counter()
+    results = simulate_all(scenario, options.jobs, options.quiet or options.json)
+    groups = [compare(scenario, [r for r in results if r.summary["engine"] == e]) for e in scenario.engines]
+    runs = [mean_summary([r.summary for r in seeds]) for g in groups for seeds in g.runs.values()]
+    if folder is not None:
+        write_run(folder, results, runs, plots=not options.no_plots)
+    if options.json:
+        print(to_json(runs[0] if len(runs) == 1 else {"runs": runs}))
+    elif not options.quiet:
+        show(scenario, groups, runs, folder, time.perf_counter() - started)
+    return exit_code(groups, options.require_slo)
+
+
+def simulate_all(scenario: Scenario, jobs: int | None, quiet: bool) -> list[Result]:
+    """Run every cell behind a progress bar: simulated time for one run, finished runs for several."""
+    todo = cells(scenario)
+    if quiet or not sys.stderr.isatty():
+        return run_cells(todo, jobs)
+    from rich.console import Console
+
+    from sdsim.report.progress import finished_runs, simulated_progress
+
+    console = Console(stderr=True)
+    if len(todo) == 1:
+        with simulated_progress(console, scenario.until, scenario.name) as progress:
+            return run_cells(todo, jobs, progress)
+    with finished_runs(console, len(todo), scenario.name) as finished:
+        return run_cells(todo, jobs, finished=finished)
+
+
+def free_folder(folder: Path) -> Path:
+    """Return *folder*, or the first of folder-2, folder-3, ... that is free."""
+    number, free = 1, folder
+    while free.exists():
+        number += 1
+        free = folder.with_name(f"{folder.name}-{number}")
+    return free
+
+
+def write_run(folder: Path, results: Sequence[Result], runs: list[dict[str, Any]], plots: bool) -> None:
+    """Write one run's files into *folder*, or several runs' into a folder each, with their summaries and pictures."""
+
+    def fill(draft: Path) -> None:
+        if len(results) == 1:
+            results[0].write(draft)
+        else:
+            (draft / "summary.json").write_text(to_json({"runs": runs}) + "\n", encoding="utf-8")
+            for result in results:
+                part = draft / _part(result, results)
+                part.mkdir()
+                result.write(part)
+        if plots:
+            from sdsim.report.plots import plot_latencies, plot_timeline
+
+            first = [r for r in results if r.summary["seed"] == results[0].summary["seed"]]
+            plot_timeline(first, draft / "timeline.png")
+            plot_latencies(first, draft / "latencies.png")
+
+    write_folder(folder, fill)
+
+
+def _part(result: Result, results: Sequence[Result]) -> str:
+    """Return the name of a run's folder: its policy, and what else tells it from the others."""
+    name = result.policy.replace("/", "-").replace(":", "-")
+    for key in ("engine", "seed"):
+        if len({r.summary[key] for r in results}) > 1:
+            name += f"-{key}-{Path(str(result.summary[key])).stem}"
+    return name
+
+
+def show(
+    scenario: Scenario, groups: Sequence[Comparison], runs: list[dict[str, Any]], folder: Path | None, wall_s: float
+) -> None:
+    """Print the table, the verdict and where the files are."""
+    from rich.console import Console
+
+    from sdsim.report.console import print_runs
+
+    replica = f"{scenario.gpus.count} x {scenario.gpus.name}"
+    seeds = f"{scenario.seeds} seeds" if scenario.seeds > 1 else f"seed {scenario.seed}"
+    line = f"{scenario.name} · {scenario.model} · {scenario.replicas} x ({replica}) · {seeds}"
+    notes = [*doubtful(scenario), *([f"files: {folder}"] if folder else []), f"{wall_s:.1f} s"]
+    lines = [text for group in groups for text in verdict(group)]
+    print_runs(Console(), runs, line, lines, notes)
+
+
+def exit_code(groups: Sequence[Comparison], required: float | None) -> int:
+    """Return 3 if the best policy of any engine misses the required attainment."""
+    if required is None:
+        return OK
+    met = all(g.mean(g.ranked()[0], "slo_attainment") >= required for g in groups)
+    return OK if met else SLO_MISSED
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,211 @@
+"""A scenario: what is served, on what, under which traffic, and the policies to compare.
+
+`load_scenario` reads one from YAML and reports every mistake at once, a line each, as `file:line: key: what was found;
+what is allowed; what to do`. Rules between keys are checked as soon as the keys themselves are right, so a field stands
+behind those that its check needs. Times are in s and rates in 1/s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from sdsim.scenario.fields import (
+    Count,
+    Name,
+    PositiveSeconds,
+    Seconds,
+    Spec,
+    ask,
+    existing,
+    folder,
+    kind_word,
+    listed,
+    one_of,
+)
+from sdsim.scenario.file import Source, read_scenario
+from sdsim.scenario.parts import (
+    Acceptance,
+    DraftSpec,
+    PolicySpec,
+    ReplicaSpec,
+    Routing,
+    Slo,
+    UniformRouting,
+    model_name,
+)
+from sdsim.scenario.problems import problems
+from sdsim.scenario.workload import Workload, WorkloadSpec
+from sdsim.units import COUNT, GpuCount, Span, parse_gpus, parse_whole, shown
+
+__all__ = ["DraftSpec", "PolicySpec", "ReplicaSpec", "Scenario", "Slo", "load_scenario", "scenario_from_mapping"]
+
+ROUTERS = ("least_loaded", "round_robin", "shortest_queue")
+
+
+def _draft(value: object) -> object:
+    word = value.get("kind") if isinstance(value, Mapping) and len(value) == 1 else value
+    return None if word is False or word == "none" else kind_word(value)
+
+
+def _engine(name: str, info: ValidationInfo) -> str:
+    from sdsim.latency.engine_overhead import engine_names, load_engine
+
+    ask(lambda: load_engine(name, folder(info)))
+    return name if name in engine_names() else str(existing(name, folder(info)) or name)
+
+
+def _gpus(gpus: GpuCount) -> GpuCount:
+    from sdsim.gpus import check_gpu_name
+
+    ask(lambda: check_gpu_name(gpus.name))
+    return gpus
+
+
+class Scenario(Spec):
+    """One scenario. Two are equal if they ask for the same runs, wherever they were read from."""
+
+    model: Annotated[Name, AfterValidator(model_name)]
+    draft: Annotated[DraftSpec | None, BeforeValidator(_draft)] = None
+    replica: ReplicaSpec = ReplicaSpec()
+    gpus: Annotated[GpuCount, AfterValidator(_gpus), BeforeValidator(parse_gpus), PlainSerializer(str)]
+    """The GPUs of one replica."""
+    replicas: Count = 1
+    router: Annotated[str, BeforeValidator(partial(one_of, "router", ROUTERS))] = "least_loaded"
+    engines: Annotated[tuple[Annotated[Name, AfterValidator(_engine)], ...], BeforeValidator(listed)] = Field(
+        default=("ideal",), alias="engine"
+    )
+    until: PositiveSeconds | None = None
+    """When the clock stops; None: when the last request is done."""
+    workload: Workload
+    policies: Annotated[tuple[PolicySpec, ...], BeforeValidator(listed)] = Field(
+        default_factory=lambda: (PolicySpec(kind="off"),), alias="policy"
+    )
+    acceptance: Acceptance | None = Field(default=None, validate_default=True)
+    routing: Routing = UniformRouting()
+    slo: Slo | None = None
+    seed: Annotated[int, BeforeValidator(partial(parse_whole, span=Span(0, 2**63 - 1)))] = 0
+    seeds: Count = 1
+    """How many seeds are run, from `seed` up."""
+    feedback_lag: Annotated[int, BeforeValidator(partial(parse_whole, span=Span(0, COUNT.high)))] = 1
+    """Steps after which a policy learns of an outcome."""
+    warmup: Seconds = 0.0
+    """Requests that arrive before it are left out of the metrics."""
+    block_size: Count = 16
+    """Tokens of a KV block."""
+
+    _name: str = PrivateAttr("scenario")
+    _folder: Path = PrivateAttr(Path())
+
+    def model_post_init(self, context: Any) -> None:
+        """Keep where the scenario came from."""
+        self._name = (context or {}).get("name", "scenario")
+        self._folder = (context or {}).get("folder", Path())
+
+    @property
+    def name(self) -> str:
+        """The stem of the scenario's file."""
+        return self._name
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the scenario's file."""
+        return self._folder
+
+    @field_validator("gpus")
+    @classmethod
+    def _check_gpus(cls, gpus: GpuCount, info: ValidationInfo) -> GpuCount:
+        replica = info.data.get("replica")
+        if isinstance(replica, ReplicaSpec):
+            tensor, expert = replica.tensor_parallel, replica.expert_parallel
+            if gpus.count != max(tensor, expert):
+                allowed = f"allowed: {max(tensor, expert)}, the larger of replica.tensor_parallel {tensor}"
+                change = f"write {max(tensor, expert)} x {gpus.name}, or set replica.tensor_parallel to {gpus.count}"
+                raise ValueError(f"found {gpus}; {allowed} and replica.expert_parallel {expert}; {change}")
+        return gpus
+
+    @field_validator("workload")
+    @classmethod
+    def _check_workload(cls, workload: WorkloadSpec, info: ValidationInfo) -> WorkloadSpec:
+        endless = workload.kind != "trace" and workload.limit is None
+        if endless and "until" in info.data and info.data["until"] is None:
+            found = f"found kind {workload.kind}, which never ends"
+            raise ValueError(f"{found}; allowed: with workload.limit or until; add limit: 10000 to it, or until: 20min")
+        return workload
+
+    @field_validator("policies")
+    @classmethod
+    def _check_policies(cls, policies: tuple[PolicySpec, ...], info: ValidationInfo) -> tuple[PolicySpec, ...]:
+        drafting = [policy.kind for policy in policies if policy.kind != "off"]
+        if drafting and "draft" in info.data and info.data["draft"] is None:
+            found = f"found {shown(drafting[0])} without a draft"
+            raise ValueError(f"{found}; allowed: off; add a draft, such as draft: eagle3, or set policy: off")
+        return policies
+
+    @field_validator("acceptance")
+    @classmethod
+    def _check_acceptance(cls, acceptance: Any, info: ValidationInfo) -> Any:
+        if acceptance is not None:
+            from sdsim.acceptance import make_acceptance
+
+            workload = info.data.get("workload")
+            classes = workload.class_names if isinstance(workload, WorkloadSpec) else ()
+            ask(lambda: make_acceptance(acceptance, 0, classes))
+        elif info.data.get("draft") is not None and any(p.kind != "off" for p in info.data.get("policies", ())):
+            raise ValueError("missing; required since a policy drafts; add it, such as {kind: iid, rate: 0.8}")
+        return acceptance
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the scenario with every default written out, as plain values that load to an equal scenario."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scenario) and self.resolved() == other.resolved()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def load_scenario(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Scenario:
+    """Return the scenario in the YAML file at *path*, with *overrides* (`key.sub=value`) carried out in turn.
+
+    Relative paths in it start from the file's folder. Raises ScenarioError with one line a mistake.
+    """
+    file = Path(path)
+    return _validated(read_scenario(file, overrides), file.absolute().parent, file.stem)
+
+
+def scenario_from_mapping(mapping: Mapping[str, Any], folder: Path = Path(), name: str = "scenario") -> Scenario:
+    """Return the scenario that *mapping* describes, with the keys of a scenario file; paths start from *folder*."""
+    return _validated(Source(name, mapping), Path(folder).absolute(), name)
+
+
+def _validated(source: Source, folder: Path, name: str) -> Scenario:
+    scenario = None
+    if not isinstance(source.data, Mapping):
+        found = "nothing in it" if source.data is None else f"found {shown(source.data)}"
+        source.complain((), f"{found}; allowed: a mapping with model, gpus and workload at least; write key: value")
+    else:
+        try:
+            scenario = Scenario.model_validate(source.data, context={"folder": folder, "name": name})
+        except ValidationError as error:
+            for path, message in problems(error, Scenario, source.data):
+                source.complain(path, message)
+        except RecursionError:
+            source.complain((), "nested too deeply; allowed: a few levels; flatten it")
+    source.refuse()
+    assert scenario is not None
+    return scenario

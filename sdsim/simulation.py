@@ -1,0 +1,188 @@
+"""One simulated run: a scenario, a policy and a seed in, a `Result` out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sdsim.acceptance import Acceptance, make_acceptance
+from sdsim.cluster import kv_blocks, make_router
+from sdsim.drafts import Draft, make_draft
+from sdsim.engine import Engine
+from sdsim.errors import PolicyError
+from sdsim.experts import Routing, make_routing
+from sdsim.gpus import load_gpu
+from sdsim.kv_cache import KvCache
+from sdsim.latency import LatencyModel
+from sdsim.latency.composition import ComposedLatency
+from sdsim.latency.engine_overhead import load_engine
+from sdsim.latency.prices import Prices
+from sdsim.latency.roofline import RooflineKernels
+from sdsim.metrics import Slo, summarise
+from sdsim.models import Model, load_model
+from sdsim.policies import get_policy, label
+from sdsim.policy import Policy
+from sdsim.recorder import Recorder
+from sdsim.replica import Memory, Replica, Rules
+from sdsim.result import Result
+from sdsim.scenario import PolicySpec, Scenario
+from sdsim.scheduler import Scheduler
+from sdsim.verification import DepthTable
+from sdsim.workload import class_names, requests
+
+DEFAULT_LENGTHS = tuple(range(9))
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What a scenario runs on, the same for every policy: models, prices and routing."""
+
+    target: Model
+    draft: Draft | None
+    latency: LatencyModel
+    routing: Routing
+    prices: Prices
+
+
+def make_system(scenario: Scenario, engine: str | None = None) -> System:
+    """Return the models, latency model and routing law of *scenario* under *engine* (default: its first)."""
+    target = load_model(scenario.model, scenario.folder)
+    spec = scenario.draft
+    draft = make_draft(spec.kind, target, spec.model, spec.available, scenario.folder) if spec else None
+    overhead = load_engine(engine or scenario.engines[0], scenario.folder)
+    kernels = RooflineKernels(load_gpu(scenario.gpus.name))
+    latency = ComposedLatency(target, draft, kernels, overhead, scenario.gpus.count)
+    knobs = scenario.routing.model_dump()
+    routing = make_routing(target.experts, target.experts_per_token, **knobs)
+    return System(target, draft, latency, routing, Prices(latency, routing))
+
+
+def make_policy(spec: PolicySpec, system: System) -> Policy:
+    """Return a fresh policy that prices its steps on *system*."""
+    return get_policy(spec.kind, spec.parameters, system.prices)
+
+
+def simulate(
+    scenario: Scenario,
+    policy: PolicySpec | None = None,
+    seed: int | None = None,
+    engine: str | None = None,
+    progress: Callable[[float], None] | None = None,
+    system: System | None = None,
+) -> Result:
+    """Run *scenario* once and return its result.
+
+    *policy* and *engine* default to the scenario's first, *seed* to its own. *progress* is called with the simulated
+    time now and then. Raises SdsimError for what a user can mend.
+    """
+    chosen = scenario.policies[0] if policy is None else policy
+    seed = scenario.seed if seed is None else seed
+    engine = engine or scenario.engines[0]
+    system = system or make_system(scenario, engine)
+    run = _Run(scenario, chosen, seed, system)
+    started = time.perf_counter()
+    simulated_s = run.engine(progress).run(scenario.until)
+    wall_s = time.perf_counter() - started
+    return run.result(engine, simulated_s, wall_s)
+
+
+class _Run:
+    """The parts of one run, kept together while it is built and read out."""
+
+    def __init__(self, scenario: Scenario, spec: PolicySpec, seed: int, system: System) -> None:
+        self.scenario, self.spec, self.seed, self.system = scenario, spec, seed, system
+        self.recorder = Recorder()
+        first = make_policy(spec, system)
+        self.label = label(first, spec.kind)
+        self.loads_drafter = bool(getattr(first, "loads_drafter", True))
+        if self.loads_drafter and system.draft is None:
+            raise PolicyError(
+                f"policy {spec.kind}: the scenario has no draft; name one under `draft`, or use policy off"
+            )
+        lengths = getattr(first, "lengths", DEFAULT_LENGTHS)
+        self.lengths = tuple(sorted({0, *lengths})) if self.loads_drafter else (0,)
+        self.class_names = class_names(scenario.workload)
+        self.acceptance = self._acceptance()
+        self.memory = self._memory()
+        self.replicas = [self._replica(i) for i in range(scenario.replicas)]
+
+    def _acceptance(self) -> Acceptance | None:
+        if not self.loads_drafter or self.scenario.acceptance is None:
+            return None
+        law = make_acceptance(self.scenario.acceptance, self.seed, self.class_names)
+        if self.lengths[-1] > law.longest:
+            message = (
+                f"policy {self.label}: drafts up to {self.lengths[-1]} tokens, but the acceptance law covers "
+                f"{law.longest} positions; shorten the lengths or give the law more"
+            )
+            raise PolicyError(message)
+        return law
+
+    def _memory(self) -> Memory:
+        def blocks(draft: Draft | None, longest: int) -> int:
+            s, r = self.scenario, self.scenario.replica
+            gpu = load_gpu(s.gpus.name)
+            memory = (r.memory_fraction, r.max_num_seqs, r.max_num_batched_tokens)
+            return kv_blocks(self.system.target, draft, gpu, s.gpus.count, *memory, longest, s.block_size)
+
+        without = blocks(None, 0)
+        return Memory(blocks(self.system.draft, self.lengths[-1]) if self.loads_drafter else without, without)
+
+    def _replica(self, index: int) -> Replica:
+        spec, system, loaded = self.scenario.replica, self.system, self.loads_drafter
+        blocks = self.memory.with_drafter if loaded else self.memory.without_drafter
+        kv = KvCache(blocks, self.scenario.block_size)
+        lookahead = self.lengths[-1]
+        scheduler = Scheduler(spec.max_num_seqs, spec.max_num_batched_tokens, kv, lookahead)
+        depths = None
+        if self.acceptance is not None and system.draft is not None:
+            depths = DepthTable(spec.max_num_seqs, self.acceptance.planes, system.draft.available < 1)
+        tpot = self.scenario.slo.tpot if self.scenario.slo else None
+        rules = Rules(self.lengths, self.memory, tpot, self.scenario.feedback_lag)
+        policy = make_policy(self.spec, system)
+        execute = system.latency.seconds
+        return Replica(index, scheduler, policy, execute, system.routing, self.acceptance, depths, self.recorder, rules)
+
+    def engine(self, progress: Callable[[float], None] | None) -> Engine:
+        """Return the event loop over the run's replicas and requests."""
+        scenario = self.scenario
+        blocks = min(self.memory.with_drafter, self.memory.without_drafter)
+        limit = min(blocks * scenario.block_size - 1 - self.lengths[-1], self.system.target.max_positions)
+        return Engine(
+            self.replicas,
+            make_router(scenario.router),
+            requests(scenario.workload, self.seed, scenario.until),
+            self.acceptance,
+            limit,
+            self.system.draft.available if self.system.draft else 1.0,
+            getattr(scenario.workload, "think", 0.0),
+            progress,
+        )
+
+    def result(self, engine: str, simulated_s: float, wall_s: float) -> Result:
+        """Return the run's records and summary; requests still on a replica are unfinished."""
+        for replica in self.replicas:
+            replica.record_unfinished()
+        table, steps = self.recorder.requests(), self.recorder.steps()
+        spec = self.scenario.slo
+        slo = Slo(spec.ttft, spec.tpot, spec.e2e) if spec else None
+        gpus = self.scenario.replicas * self.scenario.gpus.count
+        gaps = self.recorder.irregular_gaps()
+        summary: dict[str, Any] = {"policy": self.label, "engine": engine, "seed": self.seed}
+        summary |= summarise(table, steps, gaps, slo, gpus, self.scenario.warmup)
+        summary |= {
+            "simulated_s": simulated_s,
+            "wall_s": wall_s,
+            "steps_per_wall_s": len(steps["step"]) / wall_s,
+            "data_quality": {"measured": 0.0, "interpolated": 0.0, "extrapolated": 1.0},
+        }
+        return Result(
+            replace_policy(self.scenario, self.spec, self.seed, engine), summary, table, steps, self.class_names
+        )
+
+
+def replace_policy(scenario: Scenario, policy: PolicySpec, seed: int, engine: str) -> Scenario:
+    """Return the scenario of one run: one policy, one seed, one engine."""
+    return scenario.model_copy(update={"policies": (policy,), "seed": seed, "seeds": 1, "engines": (engine,)})

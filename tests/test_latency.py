@@ -1,0 +1,159 @@
+"""The cost model: laws, the paper's shape, the published floors, and engine overheads."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdsim.drafts import make_draft
+from sdsim.errors import CalibrationError
+from sdsim.experts import make_routing
+from sdsim.gpus import gpu_names, load_gpu
+from sdsim.latency.composition import ComposedLatency
+from sdsim.latency.engine_overhead import EngineOverhead, engine_names, load_engine
+from sdsim.latency.prices import Prices
+from sdsim.latency.roofline import RooflineKernels
+from sdsim.models import load_model, model_names
+from sdsim.step import StepShape
+from sdsim.testing import check_latency_model
+
+BATCHES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+
+
+def latency(model, draft="qwen2-0.5b", gpu="h200", engine="ideal", gpus=1):
+    target = load_model(model)
+    drafter = (
+        make_draft("model", target, draft) if draft not in ("eagle3", "mtp", "ngram") else make_draft(draft, target)
+    )
+    overhead = engine if isinstance(engine, EngineOverhead) else load_engine(engine)
+    return ComposedLatency(target, drafter, RooflineKernels(load_gpu(gpu)), overhead, gpus)
+
+
+def prices(model, **kw):
+    priced = latency(model, **kw)
+    return Prices(priced, make_routing(priced.target.experts, priced.target.experts_per_token))
+
+
+@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("draft", ["qwen2-0.5b", "eagle3", "mtp", "ngram"])
+def test_contract_for_every_model(name, draft):
+    check_latency_model(latency(name, draft, gpus=8))
+
+
+@pytest.mark.parametrize("gpu", gpu_names())
+def test_contract_for_every_gpu(gpu):
+    check_latency_model(latency("qwen3-30b-a3b", gpu=gpu))
+
+
+def curve(model, length=4):
+    priced = prices(model)
+    off = [priced.cost(b, 0, 128) for b in BATCHES]
+    on = [priced.cost(b, length, 128) for b in BATCHES]
+    tokens = (1 - 0.8 ** (length + 1)) / 0.2
+    speedups = [tokens * a.seconds / b.seconds for a, b in zip(off, on, strict=True)]
+    return speedups, [a.target_s / b.target_s for a, b in zip(off, on, strict=True)]
+
+
+def test_moe_speedup_and_efficiency_rise_then_fall():
+    speedups, efficiency = curve("qwen2-57b-a14b")
+    peak = speedups.index(max(speedups))
+    assert 8 <= BATCHES[peak] <= 64
+    assert speedups[0] < speedups[peak] > 1.25 * speedups[-1]
+    assert efficiency[0] < max(efficiency) > efficiency[-1]
+
+
+def test_dense_efficiency_only_falls():
+    _, efficiency = curve("qwen2.5-32b")
+    assert all(later <= earlier * 1.0001 for earlier, later in pairwise(efficiency))
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens", "floor_ms"),
+    [("qwen2-57b-a14b", 1, 6.37), ("qwen2-57b-a14b", 16, 23.8), ("mixtral-8x7b", 1, 5.93), ("qwen3-30b-a3b", 64, 13.9)],
+)
+def test_step_is_near_the_published_byte_floor(model, tokens, floor_ms):
+    """The floor divides weight bytes by 4.3e12 bytes/s; ours by the achievable rate, plus gaps."""
+    seconds = prices(model).cost(tokens, 0, 1).seconds
+    assert 0.95 * floor_ms < seconds * 1e3 < 1.6 * floor_ms
+
+
+def test_draft_passes_are_one_long_and_the_rest_short():
+    """T_D(B, K + 1) + (K - 1) T_D(B, 1): the gain of one more draft is one short pass, the same each time."""
+    priced = prices("qwen2-57b-a14b")
+    drafts = [priced.cost(8, k, 128).draft_s for k in (1, 2, 3, 4)]
+    gaps = [b - a for a, b in pairwise(drafts)]
+    assert gaps[0] == pytest.approx(gaps[2], rel=0.05)
+    assert drafts[0] > 0
+
+
+def test_off_warm_and_on_cost_ever_more():
+    priced = prices("qwen3-30b-a3b")
+    off, warm, on = priced.off_seconds(8, 500), priced.step_seconds(8, 0, 500), priced.step_seconds(8, 1, 500)
+    assert off < warm < on
+
+
+def test_ngram_drafts_are_free_and_eagle_is_cheaper_than_a_model():
+    by_kind = {d: prices("qwen3-30b-a3b", draft=d).cost(8, 3, 500).draft_s for d in ("qwen2-0.5b", "eagle3", "ngram")}
+    assert by_kind["ngram"] == 0
+    assert 0 < by_kind["eagle3"] < by_kind["qwen2-0.5b"]
+
+
+def test_tensor_parallel_is_faster_but_not_free():
+    one, two = (prices("qwen2.5-32b", gpus=n).cost(8, 0, 500) for n in (1, 2))
+    assert one.seconds / 2 < two.seconds < one.seconds
+    assert two.components["collectives"] > 0 == one.components["collectives"]
+
+
+def test_sliding_windows_cap_attention():
+    priced = latency("gpt-oss-120b")
+    shape = StepShape(rows=8, verify_tokens=8, context_tokens=8 * 100_000, attention_pairs=8 * 100_000)
+    full = priced.target.layers * RooflineKernels(load_gpu("h200")).attention(priced.target, 1.0)(8, 800_000, 800_000)
+    assert 0.45 * full < priced.cost(shape).components["attention"] < 0.55 * full
+
+
+@given(rows=st.integers(1, 256), length=st.integers(0, 8), context=st.integers(1, 20_000), prefill=st.integers(0, 8192))
+def test_price_equals_its_parts_on_the_ideal_engine(rows, length, context, prefill):
+    priced = prices("qwen3-30b-a3b")
+    shape = priced.shape(rows, length, context, prefill)
+    cost = priced._latency.cost(shape)
+    assert sum(cost.components.values()) == pytest.approx(cost.seconds)
+    assert priced.step_seconds(rows, length, context, prefill) == pytest.approx(cost.seconds)
+
+
+def test_padding_and_the_capture_limit():
+    engine = EngineOverhead("x", (1, 2, 4, 8), host_step_s=1e-3, eager_kernel_s=5e-6)
+    assert [engine.padded(t) for t in (1, 3, 8, 9)] == [1, 4, 8, 9]
+    assert engine.host_seconds(1, 8, 0, 1000) == pytest.approx(1e-3)
+    assert engine.host_seconds(1, 9, 0, 1000) == pytest.approx(6e-3)
+    assert engine.combine(2e-3, 1e-3) == 2e-3
+    host_bound = prices("qwen3-30b-a3b", engine=EngineOverhead("x", (), host_draft_pass_s=8e-3))
+    assert host_bound.cost(1, 4, 128).seconds == pytest.approx(32e-3)
+
+
+def test_engine_files(tmp_path):
+    assert "ideal" in engine_names()
+    assert load_engine("ideal").combine(1.0, 0.0) == 1.0
+    good = tmp_path / "mine.json"
+    good.write_text(json.dumps({"schema": 1, "name": "mine", "host_step_s": 0.001, "capture_sizes": [1, 2]}))
+    assert load_engine("mine.json", tmp_path).padded(2) == 2
+    for text, said in (
+        ("{", "not JSON"),
+        ("[]", "schema"),
+        ('{"schema": 9}', "reads 1"),
+        ('{"schema": 1, "name": "x", "host_step_s": NaN}', "finite"),
+        ('{"schema": 1, "name": "x", "hots_step_s": 1}', "did you mean host_step_s"),
+        ('{"schema": 1, "name": "x", "capture_sizes": [2, 1]}', "ascending"),
+        ('{"schema": 1}', "name"),
+    ):
+        bad = tmp_path / "bad.json"
+        bad.write_text(text)
+        with pytest.raises(CalibrationError, match=said):
+            load_engine("bad.json", tmp_path)
+    with pytest.raises(CalibrationError, match="did you mean ideal"):
+        load_engine("ideall")
+    with pytest.raises(CalibrationError, match="cannot read"):
+        load_engine("none.json", tmp_path)
