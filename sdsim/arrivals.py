@@ -5,8 +5,8 @@ through the inverse of the integrated rate, which is exact where the rate is con
 the sinusoid is thinned instead (Lewis and Shedler 1979).
 
 poisson   a constant rate.
-bursty    a regular cycle: `rate`, then `peak` for the last `duty` of each `period`. "Doubles for one
-          minute in five" is rate 12/s, peak 24/s, period 5 min, duty 0.2: the burst runs from minute 4 to 5.
+bursty    a regular cycle: `peak` for the middle `duty` of each `period`, `rate` around it. "Doubles for one
+          minute in five" is rate 12/s, peak 24/s, period 5 min, duty 0.2: the burst runs from minute 2 to 3.
 mmpp      `rate` and `peak` take turns for exponential times of mean `mean_low` and `mean_high` s; the
           state at 0 is drawn from the stationary law, so the mean rate is the same at any time.
 diurnal   a sinusoid of the given `period` that starts at `rate` and is at `peak` half a period later.
@@ -84,11 +84,11 @@ def piecewise(units: Iterator[FloatArray], segments: Segments) -> Iterator[Float
 
 
 def _cycle(units: Iterator[FloatArray], rate: float, peak: float, period: float, duty: float) -> Iterator[FloatArray]:
-    calm_s = period * (1.0 - duty)
-    calm, whole = rate * calm_s, rate * calm_s + peak * (period - calm_s)
+    times = np.array([0.0, (1.0 - duty) / 2, (1.0 + duty) / 2, 1.0]) * period
+    areas = np.append(0.0, np.cumsum(np.diff(times) * [rate, peak, rate]))
     for block in units:
-        cycle, area = np.divmod(block, whole)
-        yield cycle * period + np.interp(area, [0.0, calm, whole], [0.0, calm_s, period])
+        cycle, area = np.divmod(block, areas[-1])
+        yield cycle * period + np.interp(area, areas, times)
 
 
 def _two_states(generator: np.random.Generator, rate: float, peak: float, low_s: float, high_s: float) -> Segments:

@@ -111,14 +111,15 @@ def test_poisson_gaps_are_exponential() -> None:
         assert idc(times, window_s, times[-1]) == pytest.approx(1.0, abs=0.15)
 
 
-def test_bursty_doubles_in_the_last_minute_of_five() -> None:
+def test_bursty_doubles_in_the_middle_minute_of_five() -> None:
     times = gather(Load("bursty"), until=300.0 * 400).arrival_s
     phase = times % 300.0
-    low, high = (phase < 240.0).sum() / (400 * 240.0), (phase >= 240.0).sum() / (400 * 60.0)
-    assert low == pytest.approx(12.0, rel=0.01)
-    assert high == pytest.approx(24.0, rel=0.01)
-    for part, end in ((phase[phase < 240.0] / 240.0, "base"), ((phase[phase >= 240.0] - 240.0) / 60.0, "burst")):
-        assert stats.kstest(part, "uniform").pvalue > 0.01, end
+    burst = (phase >= 120.0) & (phase < 180.0)
+    assert (~burst).sum() / (400 * 240.0) == pytest.approx(12.0, rel=0.01)
+    assert burst.sum() / (400 * 60.0) == pytest.approx(24.0, rel=0.01)
+    for start, end in ((0.0, 120.0), (120.0, 180.0), (180.0, 300.0)):
+        part = phase[(phase >= start) & (phase < end)]
+        assert stats.kstest((part - start) / (end - start), "uniform").pvalue > 0.01, (start, end)
 
 
 def test_two_states_have_the_closed_form_of_fischer_and_meier_hellstern() -> None:
@@ -186,7 +187,8 @@ def test_wrong_rates_and_shares_are_refused() -> None:
 def test_an_idle_base_has_arrivals_in_bursts_only() -> None:
     phase = gather(Load("bursty", rate=0.0), until=3000.0).arrival_s % 300.0
     assert len(phase) > 10_000
-    assert phase.min() >= 240.0 - 1e-9
+    assert phase.min() >= 120.0 - 1e-9
+    assert phase.max() <= 180.0 + 1e-9
 
 
 def test_classes_share_the_requests_and_may_have_their_own_lengths() -> None:

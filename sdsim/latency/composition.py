@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from sdsim import matrices
 from sdsim.drafts import Draft
 from sdsim.experts import NoExperts, make_routing
 from sdsim.latency import COMPONENTS, StepCost
 from sdsim.latency.engine_overhead import EngineOverhead
+from sdsim.matrices import Matrix
 from sdsim.models import Model
 from sdsim.step import StepShape
 
@@ -37,8 +39,8 @@ class Kernels(Protocol):
     launch_s: float
     """What each kernel in a captured graph costs beyond its own time."""
 
-    def dense(self, tokens: int, parameters: float, weight_bytes: float) -> float:
-        """A matrix product of *tokens* rows with *parameters* weights of *weight_bytes* each."""
+    def dense(self, tokens: int, matrix: Matrix, weight_bytes: float) -> float:
+        """A product of *tokens* rows with a matrix whose weights take *weight_bytes* each."""
         ...
 
     def experts(self, model: Model, tokens: int, distinct: float, share: float) -> float:
@@ -49,7 +51,7 @@ class Kernels(Protocol):
         """The price of one layer's attention in *model*, *share* of its heads being on this GPU."""
         ...
 
-    def norms(self, tokens: int, hidden: int) -> float:
+    def norms(self, model: Model, tokens: int) -> float:
         """One layer's norms, rotary embedding, residuals and activations."""
         ...
 
@@ -124,23 +126,27 @@ class ComposedLatency:
 
     def _forward(self, model: Model, tokens: int, logits: int, distinct: float, ranks: int) -> Forward:
         """Return a pass of *tokens* through all layers and of *logits* rows through the head, without attention."""
-        kernels, share, layers = self.kernels, 1 / ranks, model.layers
-        dense, width = kernels.dense, model.weight_bytes
+        kernels, layers = self.kernels, model.layers
+
+        def dense(rows: int, *weights: Matrix, width: float = model.weight_bytes) -> float:
+            return sum(kernels.dense(rows, w.on_one_of(ranks), width) for w in weights)
+
         parts = dict.fromkeys(("router", "experts", "shared_expert", "dense_ffn"), 0.0)
-        parts["attention_projections"] = layers * dense(tokens, model.attention_parameters * share, width)
-        parts["norms"] = layers * kernels.norms(tokens, model.hidden)
+        parts["attention_projections"] = layers * dense(tokens, *matrices.attention(model))
+        parts["norms"] = layers * kernels.norms(model, tokens)
         counts = {"attention_projections": layers, "attention": layers, "norms": layers}
         if model.is_moe:
             counts |= {"router": model.moe_layers, "experts": model.moe_layers}
-            parts["router"] = model.moe_layers * dense(tokens, model.router_parameters, model.head_bytes)
-            parts["experts"] = model.moe_layers * kernels.experts(model, tokens, distinct, share)
+            parts["router"] = model.moe_layers * dense(tokens, matrices.router(model), width=model.head_bytes)
+            parts["experts"] = model.moe_layers * kernels.experts(model, tokens, distinct, 1 / ranks)
             if model.shared_intermediate:
                 counts["shared_expert"] = model.moe_layers
-                parts["shared_expert"] = model.moe_layers * dense(tokens, model.shared_parameters * share, width)
+                parts["shared_expert"] = model.moe_layers * dense(tokens, *matrices.shared_expert(model))
         if model.dense_layers:
             counts["dense_ffn"] = model.dense_layers
-            parts["dense_ffn"] = model.dense_layers * dense(tokens, model.dense_ffn_parameters * share, width)
-        parts["lm_head"] = dense(logits, model.head_parameters * share, model.head_bytes)
+            ffn = matrices.feed_forward(model.hidden, model.intermediate)
+            parts["dense_ffn"] = model.dense_layers * dense(tokens, *ffn)
+        parts["lm_head"] = dense(logits, matrices.head(model), width=model.head_bytes)
         if ranks > 1:
             parts["collectives"] = 2 * layers * kernels.all_reduce(tokens * model.hidden * 2.0, ranks)
         launched = 1 + sum(KERNELS_PER_LAYER[name] * n for name, n in counts.items())
@@ -168,8 +174,13 @@ class ComposedLatency:
         model = draft.model
         distinct = self._draft_routing.distinct_uniform_rows(tokens, tokens)
         forward = self._forward(model, tokens, logits, distinct, 1)
-        extra = self.kernels.dense(tokens, draft.extra_projection_parameters, model.weight_bytes)
+        extra = self._joining(draft, model, tokens)
         return sum(forward.components.values()) + extra + self.kernels.sampling(logits, model.vocabulary)
+
+    def _joining(self, draft: Draft, model: Model, tokens: int) -> float:
+        """Return the product that joins the target's states into a head's input."""
+        outputs = draft.extra_projection_parameters // model.hidden
+        return self.kernels.dense(tokens, Matrix(model.hidden, outputs), model.weight_bytes) if outputs else 0.0
 
     def _draft_attention(self, shape: StepShape) -> float:
         attention, rows = self._drafter_attention, shape.draft_rows

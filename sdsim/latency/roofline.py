@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sdsim.gpus import Gpu
+from sdsim.matrices import Matrix
 from sdsim.models import Model
 
 NORM_PASSES = 10
@@ -33,11 +34,11 @@ class RooflineKernels:
         rate = self._fp8_flops_per_s if 0.9 < weight_bytes < 1.5 else self._flops_per_s
         return max(size / self._bytes_per_s, flops / rate)
 
-    def dense(self, tokens: int, parameters: float, weight_bytes: float) -> float:
-        """The weights are read once; the activations are small beside them."""
-        if not tokens or not parameters:
-            return 0.0
-        return self._time(parameters * weight_bytes, 2.0 * tokens * parameters, weight_bytes)
+    def dense(self, tokens: int, matrix: Matrix, weight_bytes: float) -> float:
+        """Weights, inputs and outputs pass once."""
+        parameters = matrix.inputs * matrix.outputs
+        size = parameters * weight_bytes + 2.0 * tokens * (matrix.inputs + matrix.outputs)
+        return self._time(size, 2.0 * tokens * parameters, weight_bytes) if tokens else 0.0
 
     def experts(self, model: Model, tokens: int, distinct: float, share: float) -> float:
         """Each distinct expert's weights are read once; every token computes in `experts_per_token` of them."""
@@ -65,9 +66,9 @@ class RooflineKernels:
 
         return seconds
 
-    def norms(self, tokens: int, hidden: int) -> float:
+    def norms(self, model: Model, tokens: int) -> float:
         """Memory passes over the hidden states."""
-        return self._time(NORM_PASSES * tokens * hidden * 2.0, 0.0)
+        return self._time(NORM_PASSES * tokens * model.hidden * 2.0, 0.0)
 
     def sampling(self, rows: int, vocabulary: int) -> float:
         """Passes over fp32 logits."""

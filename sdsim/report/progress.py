@@ -22,6 +22,7 @@ def simulated_progress(
         return
     with _bar(console, TextColumn("{task.fields[clock]}")) as bar:
         task = bar.add_task(total_label, total=total_s, clock="")
+        bar.refresh()
         started = shown = time.monotonic()
 
         def advance(now_s: float) -> None:
@@ -29,7 +30,7 @@ def simulated_progress(
             wall = time.monotonic()
             if wall - shown >= REFRESH_S:
                 shown = wall
-                bar.update(task, completed=now_s, clock=clock(now_s, total_s, wall - started))
+                bar.update(task, completed=now_s, clock=clock(now_s, total_s, wall - started), refresh=True)
 
         yield advance
 
@@ -44,9 +45,10 @@ def finished_runs(
         return
     with _bar(console, TextColumn("{task.completed:.0f} of {task.total:.0f} runs")) as bar:
         task = bar.add_task(total_label, total=total)
+        bar.refresh()
 
         def finished(runs: int) -> None:
-            bar.update(task, completed=runs)
+            bar.update(task, completed=runs, refresh=True)
 
         yield finished
 
@@ -60,7 +62,8 @@ def clock(now_s: float, total_s: float | None, wall_s: float) -> str:
 def _bar(console: Console, count: TextColumn) -> Progress:
     name = TextColumn("{task.description}", markup=False)
     columns = (name, BarColumn(), TaskProgressColumn(), count, TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    # No refreshing thread: the runs fork, and a fork may catch a thread with the terminal's lock held.
+    return Progress(*columns, console=console, transient=True, auto_refresh=False)
 
 
 def _shows(console: Console) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from sdsim.metrics import Columns
@@ -12,6 +10,8 @@ from sdsim.policy import FloatArray
 FEWEST_BINS, MOST_BINS = 40, 160
 REQUESTS_A_BIN = 10
 CURVE_POINTS = 500
+CHUNK_STEPS = 1 << 16
+"""Steps integrated at once: a long run has millions, and its records already fill the memory."""
 
 
 def time_bins(requests: list[Columns], steps: list[Columns]) -> FloatArray:
@@ -22,34 +22,28 @@ def time_bins(requests: list[Columns], steps: list[Columns]) -> FloatArray:
     return np.linspace(0.0, max([*ends, 1e-3]), min(max(count, FEWEST_BINS), MOST_BINS) + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Spans:
-    """Steps as intervals of time, ready to be integrated over bins."""
+def time_integral(steps: Columns, edges: FloatArray, values: FloatArray) -> FloatArray:
+    """Return the integral over each bin of *values*, one a step and constant over it; steps of replicas overlap."""
+    chunks = (slice(low, low + CHUNK_STEPS) for low in range(0, len(values), CHUNK_STEPS))
+    parts = (_integral(steps["start_s"][c], steps["seconds"][c], edges, values[c]) for c in chunks)
+    return sum(parts, start=np.zeros(len(edges) - 1))
 
-    times: FloatArray
-    order: np.ndarray[tuple[int], np.dtype[np.intp]]
-    edges: FloatArray
 
-    @classmethod
-    def of(cls, steps: Columns, edges: FloatArray) -> Spans:
-        """Return the intervals of *steps*, which may overlap: replicas work at the same time."""
-        bounds = np.concatenate([steps["start_s"], steps["start_s"] + steps["seconds"]])
-        order = np.argsort(bounds, kind="stable")
-        return cls(bounds[order], order, edges)
+def time_mean(steps: Columns, edges: FloatArray, values: FloatArray, where: FloatArray) -> FloatArray:
+    """Return the mean of *values* over the time of the steps *where* is 1; NaN in bins without any."""
+    time = time_integral(steps, edges, where)
+    total = time_integral(steps, edges, values * where)
+    # Integrals are differences of large sums: less than a microsecond of a bin is rounding, not a step.
+    return np.divide(total, time, out=np.full_like(time, np.nan), where=time > 1e-6)
 
-    def integral(self, values: FloatArray) -> FloatArray:
-        """Return the integral of *values*, one a step and constant over it, in each bin: unit times s."""
-        if not len(values):
-            return np.zeros(len(self.edges) - 1)
-        level = np.cumsum(np.concatenate([values, -values])[self.order])
-        area = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(self.times))])
-        return np.diff(np.interp(self.edges, self.times, area))
 
-    def mean(self, values: FloatArray, where: FloatArray) -> FloatArray:
-        """Return the mean of *values* over the time of the steps *where* is 1; NaN in bins without any."""
-        time = self.integral(where)
-        # The integral is a difference of large sums: less than a microsecond of a bin is rounding, not a step.
-        return np.divide(self.integral(values * where), time, out=np.full_like(time, np.nan), where=time > 1e-6)
+def _integral(start: FloatArray, seconds: FloatArray, edges: FloatArray, values: FloatArray) -> FloatArray:
+    times = np.concatenate([start, start + seconds])
+    order = np.argsort(times, kind="stable")
+    times = times[order]
+    level = np.cumsum(np.concatenate([values, -values])[order])
+    area = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(times))])
+    return np.diff(np.interp(edges, times, area))
 
 
 def arrivals_per_s(requests: Columns, edges: FloatArray) -> FloatArray:

@@ -114,7 +114,7 @@ def batch_axis(axes: Axes, batches: Sequence[int]) -> None:
 
 
 def spread_evenly(batches: Sequence[int], most: int) -> list[int]:
-    """Return at most *most* of the ascending *batches*, about evenly on a logarithmic axis; powers of two if they do."""
+    """Return at most *most* of the ascending *batches*, about evenly on a logarithmic axis; rather powers of two."""
     powers = [batch for batch in batches if batch.bit_count() == 1]
     if len(batches) > most and len(powers) > most // 2 and 2 * powers[-1] > batches[-1]:
         batches = powers

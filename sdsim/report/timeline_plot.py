@@ -10,7 +10,7 @@ import numpy as np
 
 from sdsim.policy import FloatArray
 from sdsim.report import style
-from sdsim.report.series import Spans, arrivals_per_s, time_bins
+from sdsim.report.series import arrivals_per_s, time_bins, time_mean
 from sdsim.result import Result
 
 if TYPE_CHECKING:
@@ -38,13 +38,15 @@ def plot_timeline(results: Sequence[Result], path: Path) -> None:
         handles: list[Line2D] = []
         for i, (name, result) in enumerate(zip(labels(results), results, strict=True)):
             look = style.line_style(i, len(results))
+            # A bin between idle ones has no neighbour to draw a line to: a dot narrower than the line shows it.
+            look |= {"marker": "o", "markersize": 0.8 * look["linewidth"], "markeredgewidth": 0}
             for panel, values in curves(result, edges).items():
                 (line,) = axes[panel].plot(middles / scale, values, label=name, **look)
             handles.append(line)
         _draw_arrivals(axes["arrivals"], results, edges, scale)
         for panel, label in PANELS.items():
             axes[panel].set_ylabel(label)
-            axes[panel].set_ylim(0, max(axes[panel].get_ylim()[1], 1.0))
+            axes[panel].set_ylim(0, max(axes[panel].get_ylim()[1], 0.0 if panel == "arrivals" else 1.0))
         panels[-1].set_xlabel(f"simulated time, {unit} (means over {np.diff(edges)[0]:.3g} s)")
         panels[-1].set_xlim(0, edges[-1] / scale)
         figure.align_ylabels()
@@ -52,13 +54,13 @@ def plot_timeline(results: Sequence[Result], path: Path) -> None:
 
 
 def curves(result: Result, edges: FloatArray) -> dict[str, FloatArray]:
-    """Return batch and draft length, means over the time of decode steps, and waiting, the mean over that of all steps."""
+    """Return means a replica: batch and draft length over the time of decode steps, waiting over that of all steps."""
     steps = result.steps
-    spans, decoding = Spans.of(steps, edges), (steps["rows"] > 0).astype(float)
+    decoding = (steps["rows"] > 0).astype(float)
     return {
-        "batch": spans.mean(steps["rows"], decoding),
-        "draft_length": spans.mean(steps["draft_length"], decoding),
-        "waiting": spans.mean(steps["waiting"], np.ones_like(decoding)),
+        "batch": time_mean(steps, edges, steps["rows"], decoding),
+        "draft_length": time_mean(steps, edges, steps["draft_length"], decoding),
+        "waiting": time_mean(steps, edges, steps["waiting"], np.ones_like(decoding)),
     }
 
 

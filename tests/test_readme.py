@@ -1,0 +1,53 @@
+"""The README's own code and commands."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from sdsim.policies import get_policy
+from sdsim.predict import main as predict
+from sdsim.run import main as run
+from sdsim.testing import check_policy
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text()
+COMMANDS = [line.split("#")[0].strip() for line in TEXT.splitlines() if line.startswith("python -m sdsim.")]
+
+
+def test_the_example_policy_keeps_the_contract(tmp_path, monkeypatch, capsys):
+    code = re.search(r"```python\n(# mine.py.*?)```", TEXT, re.S)
+    assert code is not None
+    assert len(code[1].splitlines()) <= 40
+    (tmp_path / "mine.py").write_text(code[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    check_policy(lambda: get_policy("mine:Cautious"))
+    scenario = ROOT / "scenarios/steady.yaml"
+    words = [str(scenario), "--policy", "mine:Cautious", "--json", "--set", "workload.limit=40", "--seeds", "1"]
+    assert run(words) == 0
+    assert '"policy": "cautious"' in capsys.readouterr().out
+    sys.modules.pop("mine", None)
+
+
+def test_predict_commands_run(tmp_path, monkeypatch, capsys):
+    shown = [c for c in COMMANDS if "predict" in c and "path/to" not in c]
+    assert shown
+    for command in shown:
+        assert predict(command.replace('"', "").split()[3:]) == 0
+    assert "Speedup" in capsys.readouterr().out
+
+
+def test_run_commands_name_files_and_keys_that_exist():
+    for command in (c for c in COMMANDS if "sdsim.run" in c):
+        assert (ROOT / command.split()[3]).exists(), command
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+
+
+def test_ci_runs_the_readmes_test_command():
+    command = next(line for line in TEXT.splitlines() if "pytest" in line and line.startswith("python3 -m venv"))
+    assert command in (ROOT / ".ci/run").read_text()
