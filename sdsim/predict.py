@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--acceptance", type=float, default=0.8, help="acceptance rate per draft token (default 0.8)")
     p.add_argument("--routing", default="uniform", help="uniform, or a mapping such as '{kind: skewed, alpha: 1.2}'")
     p.add_argument("--json", action="store_true", help="print one JSON object")
+    p.add_argument("--full", action="store_true", help="print every figure of every row as well")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw speedup, target efficiency and components")
     return p
 
@@ -127,7 +128,7 @@ def main(words: Sequence[str]) -> int:
         from sdsim.report.console import predict_table
 
         title = f"{options.model} + {options.draft} on {options.gpu}, acceptance {options.acceptance}"
-        predict_table(Console(), rows, title)
+        predict_table(Console(), rows, title, options.full)
     return OK
 
 

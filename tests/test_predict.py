@@ -90,6 +90,6 @@ def test_bad_input(words, said):
 
 def test_table_and_plot(tmp_path, capsys):
     picture = tmp_path / "speedup.png"
-    assert main([*PAIR, "--plot", str(picture)]) == 0
+    assert main([*PAIR, "--full", "--plot", str(picture)]) == 0
     assert "Speedup" in capsys.readouterr().out
     assert picture.stat().st_size > 10_000

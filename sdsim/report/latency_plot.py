@@ -55,8 +55,8 @@ def plot_latencies(results: Sequence[Result], path: Path) -> None:
 def offered_latencies(requests: Columns) -> tuple[FloatArray, FloatArray]:
     """Return TTFT and TPOT, s, infinite for requests that never got there; single tokens have no TPOT."""
     ttft, tpot, _ = latencies(requests)
-    several = requests["output_tokens"] > 1
-    return tuple(np.where(np.isnan(x), np.inf, x) for x in (ttft, tpot[several]))  # type: ignore[return-value]
+    tpot = tpot[requests["output_tokens"] > 1]
+    return np.nan_to_num(ttft, nan=np.inf), np.nan_to_num(tpot, nan=np.inf)
 
 
 def _log_ticks(axes: Axes) -> LogLocator:
