@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ class Engine:
     """Drives *replicas* through *arrivals*.
 
     *token_limit* is the longest request, prompt and output, that a replica can ever hold. *available* is the share of
-    positions at which the drafter has a draft. A request whose arrival is NaN (closed loop) arrives *think* seconds
+    positions at which the drafter has a draft. A request whose arrival is NaN (closed loop) arrives *think* s
     after an earlier one finishes.
     """
 
@@ -37,7 +38,7 @@ class Engine:
         acceptance: Acceptance | None,
         token_limit: int,
         available: float = 1.0,
-        think: float = 0.0,
+        think: float | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
         self._env = simpy.Environment()
@@ -51,7 +52,8 @@ class Engine:
         self._think = think
         self._progress = progress
         self._idle: list[simpy.Event | None] = [None] * len(replicas)
-        self._released = simpy.Store(self._env)
+        self._released: deque[float] = deque()
+        self._release: simpy.Event | None = None
         self.offered = 0
 
     def run(self, until: float | None) -> float:
@@ -74,15 +76,17 @@ class Engine:
                 continue
             yield timeout(seconds)
             finished = end(env.now)
-            if finished:
-                self._release(len(finished))
+            if finished and self._think is not None:
+                self._let_in(len(finished), env.now + self._think)
             if progress is not None and not replica.step % PROGRESS_STEPS:
                 progress(env.now)
 
-    def _release(self, count: int) -> None:
-        if self._think is not None:
-            for _ in range(count):
-                self._released.put(self._env.now + self._think)
+    def _let_in(self, count: int, at: float) -> None:
+        """Let *count* requests of a closed loop arrive at time *at*."""
+        self._released.extend([at] * count)
+        if self._release is not None:
+            self._release.succeed()
+            self._release = None
 
     def _arrive(self) -> Events:
         env = self._env
@@ -90,7 +94,10 @@ class Engine:
             self._check_fit(chunk)
             for request in self._requests(chunk):
                 if math.isnan(request.arrival_s):
-                    request.arrival_s = yield self._released.get()
+                    while not self._released:
+                        self._release = env.event()
+                        yield self._release
+                    request.arrival_s = self._released.popleft()
                 if request.arrival_s > env.now:
                     yield env.timeout(request.arrival_s - env.now)
                 self._submit(request)

@@ -83,7 +83,6 @@ class Replica:
         self._experts: dict[tuple[int, int, int], float] = {}
         self._late: dict[int, float] = {}
         self._now = 0.0
-        self._in_flight = False
 
     def submit(self, request: Request) -> None:
         """Take in a request that arrives now."""
@@ -106,7 +105,6 @@ class Replica:
         self._plan = plan
         self.shape = self._shape(plan)
         self.seconds = self._execute(self.shape)
-        self._in_flight = True
         return self.seconds
 
     def _observe(self, now: float) -> Observation:
@@ -253,7 +251,6 @@ class Replica:
             self._record_request(request, now)
         self._record_step(emitted, accepted, regular)
         self.step += 1
-        self._in_flight = False
         while len(self._outcomes) > self.rules.feedback_lag:
             self.policy.learn(self._outcomes.popleft())
         return finished
@@ -337,10 +334,7 @@ class Replica:
         for request, done in zip(scheduler.running, scheduler.rows.generated.tolist(), strict=True):
             request.generated = done
             self._record_request(request, math.nan)
-        half = [scheduler.prefilling] if scheduler.prefilling is not None else []
-        chunks = scheduler.chunks if self._in_flight else []
-        admitted = [request for request, _, _ in chunks if request is not scheduler.prefilling]
-        for request in [*half, *admitted, *scheduler.waiting]:
+        for request in (*scheduler.unborn(), *scheduler.waiting):
             self._record_request(request, math.nan)
 
     def _record_step(self, emitted: int, accepted: int, regular: int) -> None:

@@ -59,16 +59,18 @@ class Scheduler:
     @property
     def load(self) -> int:
         """Requests on the replica, running or waiting."""
-        return len(self.waiting) + len(self.running) + (self.prefilling is not None)
+        return len(self.waiting) + len(self.running) + len(self.unborn())
 
     @property
     def outstanding_tokens(self) -> int:
         """Prompt and output tokens that are still to be computed."""
-        unborn = sum(r.to_prefill + r.remaining for r in self.waiting)
-        half = self.prefilling
-        if half is not None:
-            unborn += half.to_prefill - half.computed + half.remaining
-        return unborn + int(self.rows.remaining.sum())
+        prompts = sum(r.to_prefill - r.computed + r.remaining for r in (*self.waiting, *self.unborn()))
+        return prompts + int(self.rows.remaining.sum())
+
+    def unborn(self) -> list[Request]:
+        """Return the admitted requests that are not decode rows yet: half way, or in their last chunk right now."""
+        half = [self.prefilling] if self.prefilling is not None else []
+        return half + [request for request, _, _ in self.chunks if request is not self.prefilling]
 
     def add(self, request: Request) -> None:
         """Queue a request that has arrived."""
@@ -209,6 +211,7 @@ class Scheduler:
                     self.prefilling = None
             else:
                 self.prefilling = request
+        self.chunks = []
         return ended
 
     def start_decoding(self, request: Request) -> int:

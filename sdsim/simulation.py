@@ -157,7 +157,7 @@ class _Run:
             self.acceptance,
             limit,
             self.system.draft.available if self.system.draft else 1.0,
-            getattr(scenario.workload, "think", 0.0),
+            getattr(scenario.workload, "think", None),
             progress,
         )
 
