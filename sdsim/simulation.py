@@ -15,11 +15,10 @@ from sdsim.errors import PolicyError
 from sdsim.experts import Routing, make_routing
 from sdsim.gpus import load_gpu
 from sdsim.kv_cache import KvCache
-from sdsim.latency import LatencyModel
+from sdsim.latency.calibrated import make_kernels
 from sdsim.latency.composition import ComposedLatency
 from sdsim.latency.engine_overhead import load_engine
 from sdsim.latency.prices import Prices
-from sdsim.latency.roofline import RooflineKernels
 from sdsim.metrics import Slo, summarise
 from sdsim.models import Model, load_model
 from sdsim.policies import get_policy, label
@@ -41,7 +40,8 @@ class System:
 
     target: Model
     draft: Draft | None
-    latency: LatencyModel
+    latency: Callable[[], ComposedLatency]
+    """Makes a latency model that keeps its own account of what its prices rest on."""
     routing: Routing
     prices: Prices
 
@@ -52,11 +52,14 @@ def make_system(scenario: Scenario, engine: str | None = None) -> System:
     spec = scenario.draft
     draft = make_draft(spec.kind, target, spec.model, spec.available, scenario.folder) if spec else None
     overhead = load_engine(engine or scenario.engines[0], scenario.folder)
-    kernels = RooflineKernels(load_gpu(scenario.gpus.name))
-    latency = ComposedLatency(target, draft, kernels, overhead, scenario.gpus.count)
+    kernels = make_kernels(load_gpu(scenario.gpus.name), scenario.calibration)
+
+    def latency() -> ComposedLatency:
+        return ComposedLatency(target, draft, kernels, overhead, scenario.gpus.count)
+
     knobs = scenario.routing.model_dump()
     routing = make_routing(target.experts, target.experts_per_token, **knobs)
-    return System(target, draft, latency, routing, Prices(latency, routing))
+    return System(target, draft, latency, routing, Prices(latency(), routing))
 
 
 def make_policy(spec: PolicySpec, system: System) -> Policy:
@@ -106,6 +109,7 @@ class _Run:
         self.class_names = class_names(scenario.workload)
         self.acceptance = self._acceptance()
         self.memory = self._memory()
+        self.latency = system.latency()
         self.replicas = [self._replica(i) for i in range(scenario.replicas)]
 
     def _acceptance(self) -> Acceptance | None:
@@ -142,7 +146,7 @@ class _Run:
         tpot = self.scenario.slo.tpot if self.scenario.slo else None
         rules = Rules(self.lengths, self.memory, tpot, self.scenario.feedback_lag)
         policy = make_policy(self.spec, system)
-        execute = system.latency.seconds
+        execute = self.latency.seconds
         return Replica(index, scheduler, policy, execute, system.routing, self.acceptance, depths, self.recorder, rules)
 
     def engine(self, progress: Callable[[float], None] | None) -> Engine:
@@ -176,7 +180,7 @@ class _Run:
             "simulated_s": simulated_s,
             "wall_s": wall_s,
             "steps_per_wall_s": len(steps["step"]) / wall_s,
-            "data_quality": {"measured": 0.0, "interpolated": 0.0, "extrapolated": 1.0},
+            "data_quality": self.latency.quality,
         }
         return Result(
             replace_policy(self.scenario, self.spec, self.seed, engine), summary, table, steps, self.class_names

@@ -7,9 +7,8 @@ plain kernels reach (`gpus.yaml`). A lower bound in spirit: measured kernels are
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sdsim.gpus import Gpu
+from sdsim.latency.quality import FREE, Price, Quality
 from sdsim.matrices import Matrix
 from sdsim.models import Model
 
@@ -20,36 +19,37 @@ SAMPLING_PASSES = 3
 
 
 class RooflineKernels:
-    """See `sdsim.latency.composition.Kernels`; every figure in s."""
+    """See `sdsim.latency.composition.Kernels`."""
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
         self.launch_s = gpu.launch_s
-        self._bytes_per_s = gpu.bandwidth * gpu.read_fraction
-        self._flops_per_s = gpu.flops_bf16 * gpu.flops_fraction
+        self.bytes_per_s = gpu.bandwidth * gpu.read_fraction
+        self.flops_per_s = gpu.flops_bf16 * gpu.flops_fraction
         self._fp8_flops_per_s = max(gpu.flops_fp8, gpu.flops_bf16) * gpu.flops_fraction
 
-    def _time(self, size: float, flops: float, weight_bytes: float = 2.0) -> float:
+    def price(self, size: float, flops: float, weight_bytes: float = 2.0) -> Price:
+        """Return the longer of *size* bytes and *flops*, with weights of *weight_bytes* each."""
         # 4-bit weights are widened to bf16 before the matrix units see them
-        rate = self._fp8_flops_per_s if 0.9 < weight_bytes < 1.5 else self._flops_per_s
-        return max(size / self._bytes_per_s, flops / rate)
+        rate = self._fp8_flops_per_s if 0.9 < weight_bytes < 1.5 else self.flops_per_s
+        return Price(max(size / self.bytes_per_s, flops / rate), Quality.EXTRAPOLATED)
 
-    def dense(self, tokens: int, matrix: Matrix, weight_bytes: float) -> float:
+    def dense(self, tokens: int, matrix: Matrix, weight_bytes: float) -> Price:
         """Weights, inputs and outputs pass once."""
         parameters = matrix.inputs * matrix.outputs
         size = parameters * weight_bytes + 2.0 * tokens * (matrix.inputs + matrix.outputs)
-        return self._time(size, 2.0 * tokens * parameters, weight_bytes) if tokens else 0.0
+        return self.price(size, 2.0 * tokens * parameters, weight_bytes) if tokens else FREE
 
-    def experts(self, model: Model, tokens: int, distinct: float, share: float) -> float:
+    def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
         """Each distinct expert's weights are read once; every token computes in `experts_per_token` of them."""
         if not tokens:
-            return 0.0
+            return FREE
         weights = distinct * model.expert_parameters * model.expert_bytes
         activations = tokens * model.experts_per_token * 2.0 * (2 * model.hidden + 3 * model.expert_intermediate)
         flops = 2.0 * tokens * model.experts_per_token * model.expert_parameters
-        return self._time((weights + activations) * share, flops * share, model.expert_bytes)
+        return self.price((weights + activations) * share, flops * share, model.expert_bytes)
 
-    def attention(self, model: Model, share: float) -> Callable[[int, int, int], float]:
+    def attention(self, model: Model, share: float) -> RooflineAttention:
         """KV is read once per row; scores and values cost 4 flops per query head, pair and head dimension.
 
         MLA works in its latent: 2 (kv_lora_rank + rope_dim) flops a score and 2 kv_lora_rank a value; the latent is
@@ -58,22 +58,35 @@ class RooflineKernels:
         mla = model.mla
         size = model.kv_bytes_per_token / model.layers * (1.0 if mla else share)
         width = 4.0 * model.head_dim if mla is None else 2.0 * (2 * mla.kv_lora_rank + mla.rope_dim)
-        per_token, per_pair = size / self._bytes_per_s, width * model.heads * share / self._flops_per_s
+        return RooflineAttention(size / self.bytes_per_s, width * model.heads * share / self.flops_per_s)
 
-        def seconds(queries: int, context: int, pairs: int) -> float:
-            read, scores = (context + queries) * per_token, pairs * per_pair
-            return read if read > scores else scores
-
-        return seconds
-
-    def norms(self, model: Model, tokens: int) -> float:
+    def norms(self, model: Model, tokens: int) -> Price:
         """Memory passes over the hidden states."""
-        return self._time(NORM_PASSES * tokens * model.hidden * 2.0, 0.0)
+        return self.price(NORM_PASSES * tokens * model.hidden * 2.0, 0.0)
 
-    def sampling(self, rows: int, vocabulary: int) -> float:
+    def sampling(self, rows: int, vocabulary: int) -> Price:
         """Passes over fp32 logits."""
-        return self._time(SAMPLING_PASSES * rows * vocabulary * 4.0, 0.0)
+        return self.price(SAMPLING_PASSES * rows * vocabulary * 4.0, 0.0)
 
-    def all_reduce(self, size: float, ranks: int) -> float:
+    def all_reduce(self, size: float, ranks: int) -> Price:
         """Alpha-beta cost of a ring: 2 (n - 1) / n of the bytes over the link, and a latency."""
-        return self.gpu.link_latency_s + 2 * (ranks - 1) / ranks * size / self.gpu.link_bandwidth
+        seconds = self.gpu.link_latency_s + 2 * (ranks - 1) / ranks * size / self.gpu.link_bandwidth
+        return Price(seconds, Quality.EXTRAPOLATED)
+
+
+class RooflineAttention:
+    """Bytes of KV, or scores, whichever takes longer. Seconds per stored token and per query-key pair of a layer."""
+
+    def __init__(self, per_token: float, per_pair: float) -> None:
+        self._per_token, self._per_pair = per_token, per_pair
+
+    def verify(self, rows: int, queries: int, context: int, pairs: int) -> float:
+        """See `Attention.verify`."""
+        read, scores = (context + queries) * self._per_token, pairs * self._per_pair
+        return read if read > scores else scores
+
+    prefill = verify
+
+    def quality(self, rows: int, context: int) -> Quality:
+        """Return that nothing here was measured."""
+        return Quality.EXTRAPOLATED

@@ -69,11 +69,23 @@ def _engine(name: str, info: ValidationInfo) -> str:
     return name if name in engine_names() else str(existing(name, folder(info)) or name)
 
 
+def _calibration(name: str, info: ValidationInfo) -> str:
+    from sdsim.latency.calibrated import check_calibration
+
+    gpus = info.data.get("gpus")
+    if name != ROOFLINE and gpus is not None:
+        ask(lambda: check_calibration(name, folder(info), gpus.name))
+    return str(existing(name, folder(info)) or name)
+
+
 def _gpus(gpus: GpuCount) -> GpuCount:
     from sdsim.gpus import check_gpu_name
 
     ask(lambda: check_gpu_name(gpus.name))
     return gpus
+
+
+ROOFLINE = "roofline"
 
 
 class Scenario(Spec):
@@ -91,6 +103,8 @@ class Scenario(Spec):
     )
     until: PositiveSeconds | None = None
     """When the clock stops; None: when the last request is done."""
+    calibration: Annotated[Name, AfterValidator(_calibration)] | None = None
+    """A file that profile_gpu wrote, or `roofline`; None: the one shipped for the GPU, else the roofline."""
     workload: Workload
     policies: Annotated[tuple[PolicySpec, ...], BeforeValidator(listed)] = Field(
         default_factory=lambda: (PolicySpec(kind="off"),), alias="policy"

@@ -1,0 +1,169 @@
+"""MoE layer: fused gate+up+SiLU grouped GEMM, down GEMM scaled by the router weight, sum over the chosen experts.
+
+Weights are the M operand ("swap AB"): 16 tokens still lower to wgmma, whose M is 64. A tile holds one expert's tokens,
+so that a block of weights is read from memory once however many tokens chose it; further tiles of a hot expert run next
+to it and hit L2.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels import configs, moe_kernels
+from kernels._triton import UPCAST, cdiv, power_of_2
+from kernels.routing import Tiles, align, top_k
+
+
+def reference(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+    """x [T, H], gate_up [E, 2I, H], down [E, H, I], weights and ids [T, k] -> [T, H], all in float64."""
+    out = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+    for expert in torch.unique(ids).tolist():
+        token, slot = (ids == expert).nonzero(as_tuple=True)
+        gate, up = (x[token].double() @ gate_up[expert].double().T).chunk(2, dim=-1)
+        y = (torch.nn.functional.silu(gate) * up) @ down[expert].double().T
+        out.index_add_(0, token, y * weights[token, slot].double()[:, None])
+    return out
+
+
+def tiles_for(ids: Tensor, experts: int, block_m: int) -> tuple[Tiles | None, int, int]:
+    """(tile list or None, number of tiles, block_p): with fewer pairs than experts the GEMMs align by themselves."""
+    tokens, pairs = ids.shape[0], ids.numel()
+    if pairs < experts and tokens <= block_m:
+        return None, pairs, power_of_2(experts)
+    tiles = align(ids, experts, block_m)
+    return tiles, tiles.expert.numel(), 0
+
+
+def gate_up_silu(
+    x: Tensor, w: Tensor, ids: Tensor, tiles: tuple[Tiles | None, int, int], config: configs.Gemm
+) -> Tensor:
+    """silu(x Wg) * (x Wu) for every (token, slot): x [T, H], w [E, 2I, H] -> [T * k, I]."""
+    hidden, inter = x.shape[1], w.shape[1] // 2
+    y = torch.empty((ids.numel(), inter), dtype=x.dtype, device=x.device)
+    found, count, block_p = tiles
+    expert, pairs = found or (ids, ids)
+    even = hidden % config.block_k == 0 and inter % config.block_n == 0
+    moe_kernels.gate_up_silu[(count * cdiv(inter, config.block_n),)](
+        x,
+        w,
+        y,
+        ids,
+        expert,
+        pairs,
+        count,
+        ids.numel(),
+        ids.shape[1],
+        hidden,
+        inter,
+        config.block_m,
+        config.block_n,
+        config.block_k,
+        block_p,
+        config.group,
+        even,
+        UPCAST,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    return y
+
+
+def down_weighted(
+    y: Tensor, w: Tensor, weights: Tensor, ids: Tensor, tiles: tuple[Tiles | None, int, int], config: configs.Gemm
+) -> Tensor:
+    """Router weight times y Wd for every (token, slot): y [T * k, I], w [E, H, I] -> [T * k, H]."""
+    hidden, inter = w.shape[1], w.shape[2]
+    part = torch.empty((ids.numel(), hidden), dtype=y.dtype, device=y.device)
+    found, count, block_p = tiles
+    expert, pairs = found or (ids, ids)
+    even = inter % config.block_k == 0 and hidden % config.block_n == 0
+    moe_kernels.down[(count * cdiv(hidden, config.block_n),)](
+        y,
+        w,
+        weights,
+        part,
+        ids,
+        expert,
+        pairs,
+        count,
+        ids.numel(),
+        hidden,
+        inter,
+        config.block_m,
+        config.block_n,
+        config.block_k,
+        block_p,
+        config.group,
+        even,
+        UPCAST,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    return part
+
+
+def combine(part: Tensor, topk: int, out: Tensor, shared: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
+    """Sum part [T * k, H] over the slots, plus the shared expert's output scaled by the sigmoid of its *gate* [T]."""
+    hidden = part.shape[1]
+    block = 512
+    moe_kernels.combine[(out.shape[0], cdiv(hidden, block))](
+        part,
+        shared if shared is not None else part,
+        gate if gate is not None else part,
+        out,
+        hidden,
+        topk,
+        power_of_2(topk),
+        block,
+        shared is not None,
+        gate is not None,
+        num_warps=2,
+    )
+    return out
+
+
+def experts_mlp(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    weights: Tensor,
+    ids: Tensor,
+    *,
+    config: configs.Moe | None = None,
+    shared: Tensor | None = None,
+    shared_gate: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The routed experts: x [T, H], gate_up [E, 2I, H], down [E, H, I], weights and ids [T, k] -> [T, H] bf16."""
+    experts, hidden, inter = down.shape
+    key = (experts, ids.shape[1], hidden, inter)
+    config = config or configs.moe(key, x.shape[0])
+    tiles = tiles_for(ids, experts, config.gate_up.block_m)
+    y = gate_up_silu(x, gate_up, ids, tiles, config.gate_up)
+    part = down_weighted(y, down, weights, ids, tiles, config.down)
+    return combine(part, ids.shape[1], torch.empty_like(x) if out is None else out, shared, shared_gate)
+
+
+def moe(
+    x: Tensor,
+    logits: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    topk: int,
+    renormalise: bool = True,
+    *,
+    config: configs.Moe | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """From router logits [T, E] to the layer's output [T, H]: top-k, alignment, both GEMMs, combination."""
+    weights, ids = top_k(logits, topk, renormalise)
+    return experts_mlp(x, gate_up, down, weights, ids, config=config, out=out)
+
+
+def bytes_moved(tokens: int, distinct: int, hidden: int, inter: int, itemsize: int = 2) -> int:
+    """Each distinct expert's three matrices once, tokens in and out once; intermediates stay in L2."""
+    return itemsize * (distinct * 3 * hidden * inter + 2 * tokens * hidden)
+
+
+def flops(tokens: int, topk: int, hidden: int, inter: int) -> int:
+    """Multiply-adds of three matrices for each (token, slot), counted twice."""
+    return 2 * tokens * topk * 3 * hidden * inter

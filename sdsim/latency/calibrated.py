@@ -1,0 +1,229 @@
+"""Kernel prices from a GPU's calibration: measured tables per shape, a fit per kernel family for other shapes.
+
+No price is below the roofline of the same GPU's measured ceilings, and each says what it rests on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sdsim.gpus import Gpu
+from sdsim.latency.calibration import Calibration, load_calibration, load_shipped
+from sdsim.latency.composition import Attention, Kernels
+from sdsim.latency.family import Family, fit_family
+from sdsim.latency.quality import FREE, Price, Quality
+from sdsim.latency.roofline import RooflineKernels
+from sdsim.latency.tables import Curve, ExpertTable, Plane
+from sdsim.matrices import Matrix
+from sdsim.models import Model
+
+LAUNCH_S = 0.25e-6
+"""What a kernel costs in a chain of different kernels beyond its time in a chain of its own kind, s: the mean over the
+20 captured stacks of eight layers in the H200 calibration of what the layers take more than the sum of their kernels,
+per kernel (`tests/test_composition.py`)."""
+SHORTEST_CHUNK = 128
+
+
+class CalibratedKernels:
+    """See `sdsim.latency.composition.Kernels`."""
+
+    launch_s = LAUNCH_S
+
+    def __init__(self, calibration: Calibration, gpu: Gpu) -> None:
+        self.calibration = calibration
+        self._roofline = RooflineKernels(gpu)
+        self._roofline.bytes_per_s = calibration.read_bytes_per_s
+        self._roofline.flops_per_s = max(calibration.flops_per_s, self._roofline.flops_per_s)
+        self._gemms = self._curves("gemm", "inputs", "outputs")
+        self._norms = self._curves("norm", "hidden")
+        self._ropes = self._curves("rope", "heads", "kv_heads", "head_dim")
+        self._silus = self._curves("silu_mul", "intermediate")
+        sampled = [r for r in calibration.of("rejection") if r["shape"]["mode"] == "sample"]
+        self._samplings = self._curves_of(sampled, "vocab")
+        self._families: dict[str, Family] = {}
+
+    def _curves(self, kernel: str, *dimensions: str) -> dict[tuple[int, ...], Curve]:
+        return self._curves_of(self.calibration.of(kernel), *dimensions)
+
+    @staticmethod
+    def _curves_of(rows: Iterable[dict[str, Any]], *dimensions: str) -> dict[tuple[int, ...], Curve]:
+        points: dict[tuple[int, ...], list[tuple[int, float]]] = {}
+        for row in rows:
+            key = tuple(int(row["shape"][d]) for d in dimensions)
+            points.setdefault(key, []).append((row["tokens"], row["us_p50"] * 1e-6))
+        return {key: Curve(found) for key, found in points.items()}
+
+    @cached_property
+    def _experts(self) -> dict[tuple[int, ...], ExpertTable]:
+        rows: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+        for row in self.calibration.of("moe"):
+            key = tuple(int(row["shape"][d]) for d in ("experts", "topk", "hidden", "intermediate"))
+            rows.setdefault(key, []).append(row)
+        rate = self.calibration.read_bytes_per_s
+        return {k: ExpertTable(found, k[0], 6.0 * k[2] * k[3] / rate) for k, found in rows.items()}
+
+    def family(self, kernel: str) -> Family:
+        """Return the fit of a kernel family over all measured shapes."""
+        if kernel not in self._families:
+            rows = self.calibration.of(kernel)
+            rates = self.calibration.read_bytes_per_s, self._roofline.flops_per_s
+            self._families[kernel] = fit_family(rows, *rates) if rows else Family(0.0, *rates)
+        return self._families[kernel]
+
+    def _bounded(self, price: Price, floor: Price) -> Price:
+        return price if price.seconds >= floor.seconds else Price(floor.seconds, price.quality)
+
+    def _fitted(self, kernel: str, size: float, flops: float) -> Price:
+        return Price(self.family(kernel).seconds(size, flops), Quality.EXTRAPOLATED)
+
+    def dense(self, tokens: int, matrix: Matrix, weight_bytes: float) -> Price:
+        """See `Kernels.dense`."""
+        if not tokens:
+            return FREE
+        floor = self._roofline.dense(tokens, matrix, weight_bytes)
+        curve = self._gemms.get((matrix.inputs, matrix.outputs)) if weight_bytes == 2.0 else None
+        if curve is not None:
+            return self._bounded(curve.price(tokens), floor)
+        parameters = matrix.inputs * matrix.outputs
+        size = parameters * weight_bytes + 2.0 * tokens * (matrix.inputs + matrix.outputs)
+        return self._bounded(self._fitted("gemm", size, 2.0 * tokens * parameters), floor)
+
+    def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
+        """See `Kernels.experts`."""
+        if not tokens:
+            return FREE
+        floor = self._roofline.experts(model, tokens, distinct, share)
+        key = (model.experts, model.experts_per_token, model.hidden, model.expert_intermediate)
+        table = self._experts.get(key) if share == 1.0 and model.expert_bytes == 2.0 else None
+        if table is not None:
+            return self._bounded(table.price(tokens, distinct), floor)
+        size = distinct * model.expert_parameters * model.expert_bytes * share
+        size += tokens * 2.0 * (2 * model.hidden + model.experts_per_token * 3 * model.expert_intermediate) * share
+        flops = 2.0 * tokens * model.experts_per_token * model.expert_parameters * share
+        return self._bounded(self._fitted("moe", size, flops), floor)
+
+    def norms(self, model: Model, tokens: int) -> Price:
+        """See `Kernels.norms`: two norms, the rotary embedding, and the dense feed-forward's activation."""
+        if not tokens:
+            return FREE
+        width = model.shared_intermediate or (model.intermediate if model.dense_layers else 0)
+        parts = [
+            (2.0, "norm", self._norms.get((model.hidden,)), 8.0 * tokens * model.hidden),
+            (1.0, "rope", self._ropes.get(_heads(model)), 6.0 * tokens * model.heads * model.head_dim),
+            (1.0 if width else 0.0, "silu_mul", self._silus.get((width,)), 6.0 * tokens * width),
+        ]
+        seconds, worst = 0.0, Quality.MEASURED
+        for times, kernel, curve, size in parts:
+            price = curve.price(tokens) if curve is not None else self._fitted(kernel, size, 0.0)
+            seconds += times * price.seconds
+            worst = max(worst, price.quality) if times else worst
+        return Price(seconds, worst)
+
+    def sampling(self, rows: int, vocabulary: int) -> Price:
+        """See `Kernels.sampling`."""
+        if not rows:
+            return FREE
+        curve = self._samplings.get((vocabulary,))
+        if curve is not None:
+            found = curve.price(rows)
+            smaller = found.quality is Quality.EXTRAPOLATED and rows == 1
+            return Price(found.seconds, Quality.INTERPOLATED) if smaller else found
+        return self._fitted("rejection", 4.0 * rows * vocabulary, 0.0)
+
+    def attention(self, model: Model, share: float) -> Attention:
+        """See `Kernels.attention`."""
+        floor = self._roofline.attention(model, share)
+        verify = [r for r in self.calibration.of("attention") if _row_heads(r) == _heads(model)]
+        prefill = [r for r in self.calibration.of("prefill") if _row_heads(r) == _heads(model)]
+        if model.mla is None and share == 1.0 and verify and prefill:
+            return CalibratedAttention(verify, prefill, floor)
+        fit = self.family("attention")
+        return FittedAttention(fit.fixed_s, self.calibration.read_bytes_per_s / fit.bytes_per_s, floor)
+
+    def all_reduce(self, size: float, ranks: int) -> Price:
+        """See `Kernels.all_reduce`; collectives are not calibrated."""
+        return self._roofline.all_reduce(size, ranks)
+
+
+def check_calibration(name: str, folder: Path, gpu: str) -> None:
+    """Raise CalibrationError unless *name*, relative to *folder*, is a calibration of *gpu*."""
+    load_calibration(folder / name, gpu)
+
+
+def make_kernels(gpu: Gpu, chosen: str | None = None) -> Kernels:
+    """Return the kernels of *gpu*: from the calibration file *chosen*, `roofline`, or (None) the shipped calibration."""
+    if chosen == "roofline":
+        return RooflineKernels(gpu)
+    calibration = load_calibration(Path(chosen), gpu.name) if chosen else load_shipped(gpu.name)
+    return RooflineKernels(gpu) if calibration is None else CalibratedKernels(calibration, gpu)
+
+
+def _heads(model: Model) -> tuple[int, int, int]:
+    return model.heads, model.kv_heads, model.head_dim
+
+
+def _row_heads(row: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(int(row["shape"][d]) for d in ("heads", "kv_heads", "head_dim"))
+
+
+class CalibratedAttention:
+    """Measured attention of one head layout: a plane over batch and context for each query length."""
+
+    def __init__(self, verify: list[dict[str, Any]], prefill: list[dict[str, Any]], floor: Attention) -> None:
+        by_length: dict[int, dict[tuple[int, int], float]] = {}
+        for row in verify:
+            by_length.setdefault(row["q_len"], {})[row["batch"], row["context"]] = row["us_p50"] * 1e-6
+        self._lengths = sorted(by_length)
+        self._planes = [Plane(by_length[q]) for q in self._lengths]
+        chunks = {(r["tokens"], max(r["context"] - r["tokens"], 1)): r["us_p50"] * 1e-6 for r in prefill}
+        self._prefill = Plane(chunks)
+        self._floor = floor
+
+    def verify(self, rows: int, queries: int, context: int, pairs: int) -> float:
+        """See `Attention.verify`; rows share queries and context evenly."""
+        length, mean = queries / rows, (context + queries) / rows
+        lengths, planes = self._lengths, self._planes
+        last = len(lengths) - 1
+        i = 0
+        while i < last and lengths[i + 1] <= length:
+            i += 1
+        seconds = planes[i].seconds(rows, mean)
+        if i < last and length > lengths[i]:
+            part = (length - lengths[i]) / (lengths[i + 1] - lengths[i])
+            seconds += part * (planes[i + 1].seconds(rows, mean) - seconds)
+        elif length > lengths[last]:
+            seconds *= length / lengths[last]
+        floor = self._floor.verify(rows, queries, context, pairs)
+        return seconds if seconds > floor else floor
+
+    def prefill(self, rows: int, queries: int, context: int, pairs: int) -> float:
+        """See `Attention.prefill`: one kernel a chunk, chunks sharing tokens and context evenly."""
+        chunk, stored = max(queries / rows, SHORTEST_CHUNK), max(context / rows, 1.0)
+        seconds = rows * self._prefill.seconds(chunk, stored)
+        return max(seconds, self._floor.prefill(rows, queries, context, pairs))
+
+    def quality(self, rows: int, context: int) -> Quality:
+        """Return interpolated inside the measured batch and context."""
+        batch, longest = self._planes[0].largest
+        inside = rows <= batch and context <= rows * longest
+        return Quality.INTERPOLATED if inside else Quality.EXTRAPOLATED
+
+
+class FittedAttention:
+    """The family's fixed cost and its achieved rate on the roofline's bytes, for head layouts that nobody measured."""
+
+    def __init__(self, fixed_s: float, slower: float, floor: Attention) -> None:
+        self._fixed, self._slower, self._floor = fixed_s, slower, floor
+
+    def verify(self, rows: int, queries: int, context: int, pairs: int) -> float:
+        """See `Attention.verify`."""
+        return self._fixed + self._slower * self._floor.verify(rows, queries, context, pairs)
+
+    prefill = verify
+
+    def quality(self, rows: int, context: int) -> Quality:
+        """Return extrapolated."""
+        return Quality.EXTRAPOLATED

@@ -1,0 +1,142 @@
+"""Measured times as monotone tables: interpolation between the points, the family's slope beyond them.
+
+Plain floats and bisection: a table is asked for one point at a time, where arrays only cost.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sdsim.latency.quality import Price, Quality
+
+
+class Curve:
+    """Seconds over tokens, non-decreasing."""
+
+    def __init__(self, points: Iterable[tuple[int, float]]) -> None:
+        best: dict[int, float] = {}
+        for tokens, seconds in points:
+            best[tokens] = min(seconds, best.get(tokens, math.inf))
+        self._tokens = sorted(best)
+        # a larger product never waits for a smaller one's luckier configuration
+        self._seconds = [float(s) for s in np.maximum.accumulate([best[t] for t in self._tokens])]
+
+    def price(self, tokens: int) -> Price:
+        """Return the time at *tokens*: linear between points; beyond the last, at the last point's rate."""
+        xs, ys = self._tokens, self._seconds
+        i = bisect.bisect_left(xs, tokens)
+        if i == len(xs):
+            return Price(ys[-1] * tokens / xs[-1], Quality.EXTRAPOLATED)
+        if xs[i] == tokens:
+            return Price(ys[i], Quality.MEASURED)
+        if i == 0:
+            return Price(ys[0], Quality.EXTRAPOLATED)
+        part = (tokens - xs[i - 1]) / (xs[i] - xs[i - 1])
+        return Price(ys[i - 1] + part * (ys[i] - ys[i - 1]), Quality.INTERPOLATED)
+
+
+class ExpertTable:
+    """Seconds of a MoE layer over tokens and distinct experts, non-decreasing in both.
+
+    *expert_s* is what one more expert's weights take to read: the slope beyond the measured distinct counts.
+    """
+
+    def __init__(self, rows: Sequence[dict[str, Any]], experts: int, expert_s: float) -> None:
+        levels: dict[int, dict[int, float]] = {}
+        for row in rows:
+            level = levels.setdefault(row["tokens"], {})
+            seconds = row["us_p50"] * 1e-6
+            level[row["distinct"]] = min(seconds, level.get(row["distinct"], math.inf))
+        self._tokens = sorted(levels)
+        self._points = {(t, d) for t, level in levels.items() for d in level}
+        grid = np.arange(1, experts + 1)
+        table = [_across(levels[t], grid, expert_s) for t in self._tokens]
+        self._seconds = np.maximum.accumulate(np.maximum.accumulate(np.array(table), axis=1), axis=0).tolist()
+        self._experts = experts
+
+    def price(self, tokens: int, distinct: float) -> Price:
+        """Return the time of *tokens* tokens that load *distinct* experts."""
+        xs = self._tokens
+        i = bisect.bisect_left(xs, tokens)
+        if i == len(xs):
+            return Price(self._at(i - 1, distinct) * tokens / xs[-1], Quality.EXTRAPOLATED)
+        if xs[i] == tokens:
+            measured = (tokens, round(distinct)) in self._points and abs(distinct - round(distinct)) < 0.5
+            return Price(self._at(i, distinct), Quality.MEASURED if measured else Quality.INTERPOLATED)
+        if i == 0:
+            return Price(self._at(0, distinct), Quality.EXTRAPOLATED)
+        part = (tokens - xs[i - 1]) / (xs[i] - xs[i - 1])
+        low, high = self._at(i - 1, distinct), self._at(i, distinct)
+        return Price(low + part * (high - low), Quality.INTERPOLATED)
+
+    def _at(self, level: int, distinct: float) -> float:
+        row: list[float] = self._seconds[level]
+        place = min(max(distinct, 1.0), float(self._experts)) - 1.0
+        low = int(place)
+        high = min(low + 1, self._experts - 1)
+        return row[low] + (place - low) * (row[high] - row[low])
+
+
+def _across(level: dict[int, float], grid: Any, expert_s: float) -> Any:
+    """Return the times of one token count at every distinct count of *grid*."""
+    counts = sorted(level)
+    times = np.interp(grid, counts, [level[d] for d in counts])
+    below, above = grid < counts[0], grid > counts[-1]
+    times[below] -= (counts[0] - grid[below]) * expert_s
+    times[above] += (grid[above] - counts[-1]) * expert_s
+    return np.maximum(times, 0.0)
+
+
+class Plane:
+    """Seconds over two positive sizes, bilinear in their logarithms and in that of the time.
+
+    Missing corners, where the memory of the measurement ended, go on at the rate of the nearest size below.
+    """
+
+    def __init__(self, points: dict[tuple[int, int], float]) -> None:
+        self._xs = sorted({x for x, _ in points})
+        self._ys = sorted({y for _, y in points})
+        table = [[self._filled(points, x, y) for y in self._ys] for x in self._xs]
+        full = np.maximum.accumulate(np.maximum.accumulate(np.array(table), axis=0), axis=1)
+        self._logs = np.log(full).tolist()
+        self._log_xs, self._log_ys = ([math.log(v) for v in side] for side in (self._xs, self._ys))
+
+    def _filled(self, points: dict[tuple[int, int], float], x: int, y: int) -> float:
+        if (x, y) in points:
+            return points[x, y]
+        smaller = [(b, s) for (a, b), s in points.items() if a == x and b < y]
+        if smaller:
+            b, s = max(smaller)
+            return s * y / b
+        a, s = max((a, s) for (a, b), s in points.items() if b == y and a <= x)
+        return s * x / a
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The largest measured sizes."""
+        return self._xs[-1], self._ys[-1]
+
+    def seconds(self, x: float, y: float) -> float:
+        """Return the time at sizes (*x*, *y*): the smallest's below the smallest, in proportion beyond the largest."""
+        i, u, beyond_x = _place(self._log_xs, self._xs[-1], x)
+        j, v, beyond_y = _place(self._log_ys, self._ys[-1], y)
+        low, high = self._logs[i], self._logs[i + 1]
+        below = low[j] + v * (low[j + 1] - low[j])
+        above = high[j] + v * (high[j + 1] - high[j])
+        return math.exp(below + u * (above - below)) * beyond_x * beyond_y
+
+
+def _place(logs: list[float], last: int, value: float) -> tuple[int, float, float]:
+    """Return the cell of *value*, how far into it, and the factor by which it lies beyond the last point."""
+    if value >= last:
+        return len(logs) - 2, 1.0, value / last
+    log = math.log(value) if value > 1 else 0.0
+    i = bisect.bisect_right(logs, log) - 1
+    if i < 0:
+        return 0, 0.0, 1.0
+    return i, (log - logs[i]) / (logs[i + 1] - logs[i]), 1.0

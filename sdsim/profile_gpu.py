@@ -1,0 +1,189 @@
+"""Measure this GPU's kernels: `python -m sdsim.profile_gpu --model qwen3-30b-a3b --out h200.json`.
+
+It needs a GPU, torch and triton, and the checkout's `kernels/` beside this package. Rows are appended to FILE.part as
+they are measured, so an interrupted profile resumes with --resume and loses nothing; FILE itself appears whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdsim.command import OK, run_command
+from sdsim.errors import CalibrationError, ScenarioError
+from sdsim.latency.calibration import SCHEMA
+from sdsim.models import Model, load_model, model_names
+
+EXAMPLE = """example:
+  python -m sdsim.profile_gpu --model qwen3-30b-a3b,qwen2-0.5b --out h200.json --minutes 10"""
+QUICK_MINUTES = 1.0
+MISSING = "profile_gpu needs a checkout with kernels/, and torch and triton: pip install -e '.[gpu]' ({error})"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    p = argparse.ArgumentParser(
+        "python -m sdsim.profile_gpu",
+        description="Measure the kernels of some models on this GPU, and write a calibration file.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--model", required=True, metavar="M[,M...]", help="names or config.json paths, drafts included")
+    p.add_argument("--out", required=True, type=Path, metavar="FILE", help="the calibration file to write")
+    p.add_argument("--quick", action="store_true", help="the coarsest grid, in about a minute")
+    p.add_argument("--minutes", type=float, default=30.0, help="stop after this long; what is missing is interpolated")
+    p.add_argument("--resume", action="store_true", help="go on from FILE.part, or add models to FILE")
+    return p
+
+
+def shape_of(model: Model) -> Any:
+    """Return the kernels' view of *model*. MLA models: their MoE layer and dense products only."""
+    from kernels.shapes import Shape
+
+    parts = ["moe"] if model.is_moe else []
+    parts += ["dense"] if model.mla else ["dense", "attention", "norms"]
+    fits = model.layers_bytes / model.layers * 8 < 60e9
+    if not model.mla and not model.dense_layers % model.layers and fits:
+        parts.append("layers")
+    return Shape(
+        name=model.name,
+        hidden=model.hidden,
+        layers=model.layers,
+        heads=model.heads,
+        kv_heads=model.kv_heads,
+        head_dim=model.head_dim,
+        vocab=model.vocabulary,
+        intermediate=0 if model.is_moe else model.intermediate,
+        experts=model.experts,
+        topk=model.experts_per_token,
+        expert_intermediate=model.expert_intermediate,
+        shared_intermediate=model.shared_intermediate,
+        shared_gate=bool(model.shared_intermediate),
+        parts=tuple(parts),
+    )
+
+
+def shapes(names: str) -> list[Any]:
+    """Return the shapes of a comma-separated list: the kernels' own where they know the model, else derived."""
+    from kernels.shapes import SHAPES
+
+    return [SHAPES[n] if n in SHAPES else shape_of(load_model(n)) for n in names.split(",")]
+
+
+def known_rows(part: Path, out: Path, resume: bool) -> list[dict[str, Any]]:
+    """Return the rows measured before. A torn last line is dropped: its measurement is made again."""
+    if not resume:
+        for path in (part, out):
+            if path.exists():
+                raise CalibrationError(f"{path}: exists already; add --resume to go on, or name another file")
+        return []
+    rows = []
+    if out.exists():
+        rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    for line in part.read_text(encoding="utf-8").splitlines() if part.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return list({row["key"]: row for row in rows}.values())
+
+
+def provenance() -> dict[str, Any]:
+    """Return where, with what and when this was measured."""
+    import torch
+    import triton
+
+    query = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit"
+    words = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    seen = subprocess.run(words, capture_output=True, text=True).stdout.strip().splitlines()
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "device": properties.name,
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "nvidia_smi": dict(zip(query.split(","), (w.strip() for w in seen[0].split(",")), strict=True)) if seen else {},
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": torch.version.cuda,
+        "python": sys.version.split()[0],
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "command": " ".join(["python -m sdsim.profile_gpu", *sys.argv[1:]]),
+    }
+
+
+def commit() -> str:
+    """Return the checkout's commit, or what SDSIM_COMMIT says where there is no repository."""
+    named = os.environ.get("SDSIM_COMMIT")
+    if named:
+        return named
+    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True).stdout.strip() or "unknown"
+
+
+def measured(rows: Iterable[dict[str, Any]], part: Path) -> Iterator[dict[str, Any]]:
+    """Yield *rows* as they come, each safely in *part* first."""
+    with part.open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            yield row
+
+
+def describe(done: int, total: int, row: dict[str, Any]) -> str:
+    """Return one line about a measurement."""
+    if "error" in row:
+        return f"{done:5d}/{total} {row['key']:<52} {row['error']}"
+    spread = f"{row['us_p10']:.1f} to {row['us_p90']:.1f}"
+    rates = f"{row['tb_s']:6.2f} TB/s {row['tflop_s']:7.1f} TFLOP/s"
+    return f"{done:5d}/{total} {row['key']:<52} {row['us_p50']:9.1f} us ({spread})  {rates}"
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    options = parser().parse_args(words)
+    for name in options.model.split(","):
+        if not name.strip():
+            raise ScenarioError(f"--model: {options.model!r}; allowed: names such as {', '.join(model_names()[:3])}")
+    try:
+        from kernels import ceilings, suite
+    except ImportError as error:
+        raise ScenarioError(MISSING.format(error=error)) from None
+    part = options.out.with_name(options.out.name + ".part")
+    rows = known_rows(part, options.out, options.resume)
+    found = shapes(options.model)
+    points = [p for p in suite.points(found) if not options.quick or p.tier == 0]
+    print(f"{len(points)} points, {len(rows)} measured before", file=sys.stderr)
+    limits = ceilings.measure()
+    minutes = QUICK_MINUTES if options.quick else options.minutes
+    todo = suite.run(found, {r["key"] for r in rows}, 60 * minutes)
+    for row in measured(todo, part):
+        rows.append(row)
+        print(describe(len(rows), len(points), row), file=sys.stderr)
+    write(options.out, part, {"ceilings": limits, "provenance": provenance(), "rows": rows})
+    return OK
+
+
+def write(out: Path, part: Path, content: dict[str, Any]) -> None:
+    """Write the calibration file whole, then drop the part."""
+    from sdsim.gpus import gpu_names
+
+    device = content["provenance"]["device"].lower()
+    gpu = next((name for name in sorted(gpu_names(), key=len, reverse=True) if name in device), device)
+    text = json.dumps({"schema": SCHEMA, "gpu": gpu, **content}, indent=None, separators=(",", ":"))
+    draft = out.with_name(f".{out.name}.{os.getpid()}-{time.monotonic_ns()}")
+    draft.write_text(text.replace('{"key"', '\n{"key"') + "\n", encoding="utf-8")
+    draft.replace(out)
+    part.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
