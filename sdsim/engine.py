@@ -41,7 +41,7 @@ class Engine:
         think: float | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        self._env = simpy.Environment()
+        self._env = simpy.Environment(0.0)
         self._replicas = replicas
         self._schedulers = [r.scheduler for r in replicas]
         self._router = router
@@ -89,7 +89,7 @@ class Engine:
             self._release = None
 
     def _arrive(self) -> Events:
-        env = self._env
+        env, reached = self._env, 0.0
         for chunk in self._arrivals:
             self._check_fit(chunk)
             for request in self._requests(chunk):
@@ -98,8 +98,12 @@ class Engine:
                         self._release = env.event()
                         yield self._release
                     request.arrival_s = self._released.popleft()
-                if request.arrival_s > env.now:
+                # the clock may round to just below the arrival: requests of one time are told by that time, not by it
+                if request.arrival_s > max(reached, env.now):
                     yield env.timeout(request.arrival_s - env.now)
+                    # once more round the queue, so that steps that end now do so first
+                    yield env.timeout(0)
+                reached = max(reached, request.arrival_s)
                 self._submit(request)
 
     def _submit(self, request: Request) -> None:

@@ -331,8 +331,10 @@ class Replica:
     def record_unfinished(self) -> None:
         """Record the requests that still wait or run."""
         scheduler = self.scheduler
-        for request, done in zip(scheduler.running, scheduler.rows.generated.tolist(), strict=True):
+        rows = scheduler.rows
+        for request, done, joined in zip(scheduler.running, rows.generated.tolist(), rows.joined.tolist(), strict=True):
             request.generated = done
+            request.verify_steps += scheduler.steps_done - joined
             self._record_request(request, math.nan)
         for request in (*scheduler.unborn(), *scheduler.waiting):
             self._record_request(request, math.nan)

@@ -11,7 +11,7 @@ from sdsim.acceptance import Acceptance, make_acceptance
 from sdsim.cluster import kv_blocks, make_router
 from sdsim.drafts import Draft, make_draft
 from sdsim.engine import Engine
-from sdsim.errors import PolicyError
+from sdsim.errors import CapacityError, PolicyError
 from sdsim.experts import Routing, make_routing
 from sdsim.gpus import load_gpu
 from sdsim.kv_cache import KvCache
@@ -106,11 +106,21 @@ class _Run:
             )
         lengths = getattr(first, "lengths", DEFAULT_LENGTHS)
         self.lengths = tuple(sorted({0, *lengths})) if self.loads_drafter else (0,)
+        self._check_budget()
         self.class_names = class_names(scenario.workload)
         self.acceptance = self._acceptance()
         self.memory = self._memory()
         self.latency = system.latency()
         self.replicas = [self._replica(i) for i in range(scenario.replicas)]
+
+    def _check_budget(self) -> None:
+        budget, needed = self.scenario.replica.max_num_batched_tokens, 1 + self.lengths[-1]
+        if budget < needed:
+            message = (
+                f"replica.max_num_batched_tokens: {budget} tokens a step, but one row of policy {self.label} verifies "
+                f"{needed}; allowed: {needed} or more; raise it, or shorten the drafts"
+            )
+            raise CapacityError(message)
 
     def _acceptance(self) -> Acceptance | None:
         if not self.loads_drafter or self.scenario.acceptance is None:

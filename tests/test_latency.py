@@ -111,7 +111,9 @@ def test_tensor_parallel_is_faster_but_not_free():
 def test_sliding_windows_cap_attention():
     priced = latency("gpt-oss-120b")
     shape = StepShape(rows=8, verify_tokens=8, context_tokens=8 * 100_000, attention_pairs=8 * 100_000)
-    full = priced.target.layers * RooflineKernels(load_gpu("h200")).attention(priced.target, 1.0).verify(8, 8, 800_000, 800_000)
+    full = priced.target.layers * RooflineKernels(load_gpu("h200")).attention(priced.target, 1.0).verify(
+        8, 8, 800_000, 800_000
+    )
     assert 0.45 * full < priced.cost(shape).components["attention"] < 0.55 * full
 
 

@@ -30,7 +30,7 @@ SHORTEST_CHUNK = 128
 class CalibratedKernels:
     """See `sdsim.latency.composition.Kernels`."""
 
-    launch_s = LAUNCH_S
+    launch = Price(LAUNCH_S, Quality.INTERPOLATED)
 
     def __init__(self, calibration: Calibration, gpu: Gpu) -> None:
         self.calibration = calibration
@@ -154,7 +154,7 @@ def check_calibration(name: str, folder: Path, gpu: str) -> None:
 
 
 def make_kernels(gpu: Gpu, chosen: str | None = None) -> Kernels:
-    """Return the kernels of *gpu*: from the calibration file *chosen*, `roofline`, or (None) the shipped calibration."""
+    """Return the kernels of *gpu*: from the file *chosen*, of the `roofline`, or (None) from the shipped one."""
     if chosen == "roofline":
         return RooflineKernels(gpu)
     calibration = load_calibration(Path(chosen), gpu.name) if chosen else load_shipped(gpu.name)

@@ -47,8 +47,8 @@ class Attention(Protocol):
 class Kernels(Protocol):
     """Prices of single kernels on one GPU."""
 
-    launch_s: float
-    """What each kernel in a captured graph costs beyond its own time, s."""
+    launch: Price
+    """What each kernel in a captured graph costs beyond its own time."""
 
     def dense(self, tokens: int, matrix: Matrix, weight_bytes: float) -> Price:
         """Price a product of *tokens* rows with a matrix whose weights take *weight_bytes* each."""
@@ -173,7 +173,7 @@ class ComposedLatency:
         if ranks > 1:
             bill.charge("collectives", kernels.all_reduce(tokens * model.hidden * 2.0, ranks), 2 * layers)
         launched = 1 + sum(LAUNCHES[name] * n for name, n in counts.items())
-        bill.charge("launch_gaps", Price(kernels.launch_s, Quality.INTERPOLATED), launched)
+        bill.charge("launch_gaps", kernels.launch, launched)
         return launched
 
     def _draft(self, bill: Bill, shape: StepShape) -> None:

@@ -23,7 +23,7 @@ class RooflineKernels:
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
-        self.launch_s = gpu.launch_s
+        self.launch = Price(gpu.launch_s, Quality.EXTRAPOLATED)
         self.bytes_per_s = gpu.bandwidth * gpu.read_fraction
         self.flops_per_s = gpu.flops_bf16 * gpu.flops_fraction
         self._fp8_flops_per_s = max(gpu.flops_fp8, gpu.flops_bf16) * gpu.flops_fraction

@@ -1,7 +1,8 @@
 """Compile for sm_90, on a machine without a GPU, exactly the Triton programs that the launch functions would run.
 
 Run as a script (triton must not be in interpreter mode): prints one JSON object per distinct program. The launches are
-called on tensors of torch's `meta` device, which have shapes and types but no memory, with the compiler in place of the launcher.
+called on tensors of torch's `meta` device, which have shapes and types but no memory, with the compiler in place of
+the launcher.
 """
 
 import json

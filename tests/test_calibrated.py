@@ -1,0 +1,179 @@
+"""Measured tables: monotone, never below the roofline, exact at the points; and files that are not calibrations."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdsim.drafts import make_draft
+from sdsim.errors import CalibrationError, ScenarioError
+from sdsim.experts import make_routing
+from sdsim.gpus import load_gpu
+from sdsim.latency.calibrated import CalibratedKernels, make_kernels
+from sdsim.latency.calibration import load_calibration, load_shipped, parse
+from sdsim.latency.composition import ComposedLatency
+from sdsim.latency.engine_overhead import load_engine
+from sdsim.latency.family import fit_family
+from sdsim.latency.prices import Prices
+from sdsim.latency.quality import Quality
+from sdsim.latency.roofline import RooflineKernels
+from sdsim.latency.tables import Curve, ExpertTable, Plane
+from sdsim.matrices import Matrix
+from sdsim.models import load_model
+from sdsim.profile_gpu import known_rows
+from sdsim.scenario import scenario_from_mapping
+from sdsim.simulation import simulate
+from sdsim.testing import check_latency_model
+
+H200 = load_gpu("h200")
+SHIPPED = load_shipped("h200")
+assert SHIPPED is not None
+KERNELS = CalibratedKernels(SHIPPED, H200)
+
+
+def prices(name, draft="qwen2-0.5b"):
+    target = load_model(name)
+    latency = ComposedLatency(target, make_draft("model", target, draft), KERNELS, load_engine("ideal"))
+    return Prices(latency, make_routing(target.experts, target.experts_per_token)), latency
+
+
+@pytest.mark.parametrize("name", ["qwen3-30b-a3b", "qwen2-57b-a14b", "mixtral-8x7b", "qwen2.5-32b", "gpt-oss-120b"])
+def test_contract(name):
+    check_latency_model(prices(name)[1])
+
+
+@given(tokens=st.integers(1, 8192), more=st.integers(1, 500), distinct=st.floats(8, 128), extra=st.floats(0, 64))
+def test_experts_are_monotone_and_above_the_roofline(tokens, more, distinct, extra):
+    model = load_model("qwen3-30b-a3b")
+    base = KERNELS.experts(model, tokens, distinct, 1.0).seconds
+    assert KERNELS.experts(model, tokens + more, distinct, 1.0).seconds >= base * (1 - 1e-12)
+    assert KERNELS.experts(model, tokens, min(distinct + extra, 128), 1.0).seconds >= base * (1 - 1e-12)
+    floor = RooflineKernels(H200)
+    floor.bytes_per_s = SHIPPED.read_bytes_per_s
+    assert base >= floor.experts(model, tokens, distinct, 1.0).seconds * (1 - 1e-12)
+
+
+@given(rows=st.integers(1, 256), queries=st.integers(1, 9), context=st.integers(1, 30_000), more=st.integers(0, 9000))
+def test_attention_grows_with_context(rows, queries, context, more):
+    attention = KERNELS.attention(load_model("qwen3-30b-a3b"), 1.0)
+    tokens = rows * queries
+    near = attention.verify(rows, tokens, rows * context, tokens * context)
+    far = attention.verify(rows, tokens, rows * (context + more), tokens * (context + more))
+    assert 0 < near <= far * (1 + 1e-9)
+
+
+def test_measured_points_come_back():
+    for row in [r for r in SHIPPED.of("gemm") if r["tokens"] == 64][:20]:
+        matrix = Matrix(row["shape"]["inputs"], row["shape"]["outputs"])
+        price = KERNELS.dense(64, matrix, 2.0)
+        assert price.quality is Quality.MEASURED
+        assert price.seconds >= 0.99e-6 * row["us_p50"]
+
+
+def test_quality_says_what_a_price_rests_on():
+    known, _ = prices("qwen2-57b-a14b")
+    unknown, _ = prices("gpt-oss-120b")
+    assert known.cost(8, 0, 500).quality["extrapolated"] == 0
+    assert unknown.cost(8, 0, 500).quality["extrapolated"] > 0.5
+    assert sum(known.cost(48, 3, 777).quality.values()) == pytest.approx(1)
+    assert KERNELS.dense(64, Matrix(4097, 999), 2.0).quality is Quality.EXTRAPOLATED
+
+
+def test_a_run_adds_up_what_its_prices_rest_on():
+    mapping = {
+        "model": "qwen3-30b-a3b", "draft": {"kind": "model", "model": "qwen2-0.5b"}, "gpus": "1 x h200",
+        "workload": {"kind": "poisson", "rate": 50, "limit": 30, "lengths": {"prompt": 200, "output": 20}},
+        "acceptance": {"kind": "iid", "rate": 0.8}, "policy": {"kind": "fixed", "length": 3},
+    }  # fmt: skip
+    calibrated = simulate(scenario_from_mapping(mapping)).summary["data_quality"]
+    assert calibrated["extrapolated"] < 0.02
+    assert sum(calibrated.values()) == pytest.approx(1)
+    roofline = simulate(scenario_from_mapping(mapping | {"calibration": "roofline"})).summary["data_quality"]
+    assert roofline == {"measured": 0.0, "interpolated": 0.0, "extrapolated": 1.0}
+    other = simulate(scenario_from_mapping(mapping | {"gpus": "1 x h100"})).summary["data_quality"]
+    assert other["extrapolated"] == 1.0
+
+
+def test_families_predict_the_shapes_they_were_fitted_without():
+    """Leave one MoE shape out: the fit of the others is within a tenth on half of its points."""
+    rows = SHIPPED.of("moe")
+    for name in ("qwen3-30b-a3b", "qwen2-57b-a14b", "mixtral-8x7b"):
+        hidden = load_model(name).hidden
+        others = [r for r in rows if r["shape"]["hidden"] != hidden]
+        family = fit_family(others, SHIPPED.read_bytes_per_s, SHIPPED.flops_per_s)
+        mine = [r for r in rows if r["shape"]["hidden"] == hidden]
+        errors = sorted(abs(1e6 * family.seconds(r["bytes"], r["flops"]) / r["us_p50"] - 1) for r in mine)
+        assert errors[len(errors) // 2] < 0.12, (name, errors[len(errors) // 2])
+
+
+def test_tables_by_hand():
+    curve = Curve([(1, 1.0), (4, 3.0), (2, 0.9)])
+    assert curve.price(1) == (1.0, Quality.MEASURED)
+    assert curve.price(2).seconds == 1.0
+    assert curve.price(3) == (2.0, Quality.INTERPOLATED)
+    assert curve.price(8) == (6.0, Quality.EXTRAPOLATED)
+    rows = [{"tokens": t, "distinct": d, "us_p50": 1e6 * s} for t, d, s in ((1, 2, 1.0), (4, 2, 1.5), (4, 6, 5.5))]
+    table = ExpertTable(rows, 8, 0.5)
+    assert table.price(1, 2) == (1.0, Quality.MEASURED)
+    assert table.price(4, 4).seconds == pytest.approx(3.5)
+    assert table.price(1, 4).seconds == pytest.approx(2.0)
+    plane = Plane({(1, 10): 1.0, (1, 100): 10.0, (4, 10): 4.0})
+    assert plane.seconds(2, 10) == pytest.approx(2.0)
+    assert plane.seconds(4, 100) == pytest.approx(40.0)
+    assert plane.seconds(1, 1000) == pytest.approx(100.0)
+    assert plane.seconds(0.5, 1) == pytest.approx(1.0)
+
+
+GOOD = {
+    "schema": 1,
+    "gpu": "h200",
+    "ceilings": {"read_tb_s": 4.5, "matmul_tflop_s": 700},
+    "rows": [{"kernel": "gemm", "shape": {"inputs": 1, "outputs": 1}, "tokens": 1, "us_p50": 3.0}],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"gpu": "h100"}, "measured on 'h100'"),
+        ({"schema": 2}, "this version reads 1"),
+        ({"rows": []}, "rows or ceilings missing"),
+        ({"ceilings": {"read_tb_s": float("nan"), "matmul_tflop_s": 1}}, "ceilings.read_tb_s"),
+        ({"rows": [{**GOOD["rows"][0], "us_p50": float("nan")}]}, "us_p50 nan"),
+        ({"rows": [{**GOOD["rows"][0], "us_p50": -1}]}, "us_p50 -1"),
+        ({"rows": [{**GOOD["rows"][0], "tokens": 1.5}]}, "tokens 1.5"),
+        ({"rows": [{**GOOD["rows"][0], "kernel": "warp"}]}, "not a measurement"),
+    ],
+)
+def test_a_wrong_calibration_is_refused(change, said, tmp_path):
+    with pytest.raises(CalibrationError, match=said):
+        parse(json.dumps(GOOD | change), "x.json", "h200")
+
+
+def test_files_that_are_no_calibration(tmp_path):
+    path = tmp_path / "h200.json"
+    path.write_text(json.dumps(GOOD)[:-20])
+    with pytest.raises(CalibrationError, match="cut short"):
+        load_calibration(path, "h200")
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        load_calibration(tmp_path / "none.json", "h200")
+    mapping = {"model": "qwen3-30b-a3b", "gpus": "1 x h200", "calibration": str(path)}
+    workload = {"kind": "poisson", "rate": 1, "limit": 1, "lengths": {"prompt": 1, "output": 1}}
+    with pytest.raises(ScenarioError, match=r"calibration: .*cut short"):
+        scenario_from_mapping(mapping | {"workload": workload})
+    path.write_text(json.dumps(GOOD))
+    assert isinstance(make_kernels(H200, str(path)), CalibratedKernels)
+
+
+def test_an_interrupted_profile_resumes_and_loses_nothing(tmp_path):
+    out, part = tmp_path / "h200.json", tmp_path / "h200.json.part"
+    rows = [{"key": f"k{i}", "us_p50": i + 1.0} for i in range(3)]
+    part.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"key": "torn", "us')
+    assert known_rows(part, out, resume=True) == rows
+    with pytest.raises(CalibrationError, match="add --resume"):
+        known_rows(part, out, resume=False)
+    out.write_text(json.dumps({"rows": [{"key": "k9", "us_p50": 1.0}, rows[0]]}))
+    assert {r["key"] for r in known_rows(part, out, resume=True)} == {"k0", "k1", "k2", "k9"}
