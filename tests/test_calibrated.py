@@ -124,6 +124,7 @@ def test_tables_by_hand():
     assert plane.seconds(2, 10) == pytest.approx(2.0)
     assert plane.seconds(4, 100) == pytest.approx(40.0)
     assert plane.seconds(1, 1000) == pytest.approx(100.0)
+    assert plane.seconds(8, 10) == pytest.approx(8.0)
     assert plane.seconds(0.5, 1) == pytest.approx(1.0)
 
 

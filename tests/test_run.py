@@ -156,7 +156,7 @@ def test_the_table_answers(small, capsys, monkeypatch):
     assert "is first with" in text
     assert "95% interval" in text
     assert "pays above an acceptance of" in text
-    assert "100% extrapolated" in text
+    assert "predicted time: " in text
     assert (Path(small).parent / "runs/small/summary.json").exists()
 
 

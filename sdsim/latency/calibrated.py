@@ -5,6 +5,7 @@ No price is below the roofline of the same GPU's measured ceilings, and each say
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from sdsim.latency.composition import Attention, Kernels
 from sdsim.latency.family import Family, fit_family
 from sdsim.latency.quality import FREE, Price, Quality
 from sdsim.latency.roofline import RooflineKernels
-from sdsim.latency.tables import Curve, ExpertTable, Plane
+from sdsim.latency.tables import Curve, ExpertTable, Line, Plane
 from sdsim.matrices import Matrix
 from sdsim.models import Model
 
@@ -25,6 +26,8 @@ LAUNCH_S = 0.25e-6
 20 captured stacks of eight layers in the H200 calibration of what the layers take more than the sum of their kernels,
 per kernel (`tests/test_composition.py`)."""
 SHORTEST_CHUNK = 128
+REMEMBERED = 20_000
+"""Batches and query counts whose attention is kept."""
 
 
 class CalibratedKernels:
@@ -37,24 +40,31 @@ class CalibratedKernels:
         self._roofline = RooflineKernels(gpu)
         self._roofline.bytes_per_s = calibration.read_bytes_per_s
         self._roofline.flops_per_s = max(calibration.flops_per_s, self._roofline.flops_per_s)
-        self._gemms = self._curves("gemm", "inputs", "outputs")
+        gemms = self._points(calibration.of("gemm"), "inputs", "outputs")
+        self._gemms = {key: Curve(self._floored(Matrix(key[0], key[1]), found)) for key, found in gemms.items()}
         self._norms = self._curves("norm", "hidden")
         self._ropes = self._curves("rope", "heads", "kv_heads", "head_dim")
         self._silus = self._curves("silu_mul", "intermediate")
         sampled = [r for r in calibration.of("rejection") if r["shape"]["mode"] == "sample"]
-        self._samplings = self._curves_of(sampled, "vocab")
+        self._samplings = {key: Curve(found) for key, found in self._points(sampled, "vocab").items()}
         self._families: dict[str, Family] = {}
 
     def _curves(self, kernel: str, *dimensions: str) -> dict[tuple[int, ...], Curve]:
-        return self._curves_of(self.calibration.of(kernel), *dimensions)
+        points = self._points(self.calibration.of(kernel), *dimensions)
+        return {key: Curve(found) for key, found in points.items()}
 
     @staticmethod
-    def _curves_of(rows: Iterable[dict[str, Any]], *dimensions: str) -> dict[tuple[int, ...], Curve]:
+    def _points(rows: Iterable[dict[str, Any]], *dimensions: str) -> dict[tuple[int, ...], list[tuple[int, float]]]:
+        """Return (tokens, seconds) of *rows* by shape."""
         points: dict[tuple[int, ...], list[tuple[int, float]]] = {}
         for row in rows:
             key = tuple(int(row["shape"][d]) for d in dimensions)
             points.setdefault(key, []).append((row["tokens"], row["us_p50"] * 1e-6))
-        return {key: Curve(found) for key, found in points.items()}
+        return points
+
+    def _floored(self, matrix: Matrix, points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+        """Return *points* raised to the roofline, which is convex: what lies between them is above it too."""
+        return [(t, max(s, self._roofline.dense(t, matrix, 2.0).seconds)) for t, s in points]
 
     @cached_property
     def _experts(self) -> dict[tuple[int, ...], ExpertTable]:
@@ -83,10 +93,10 @@ class CalibratedKernels:
         """See `Kernels.dense`."""
         if not tokens:
             return FREE
-        floor = self._roofline.dense(tokens, matrix, weight_bytes)
         curve = self._gemms.get((matrix.inputs, matrix.outputs)) if weight_bytes == 2.0 else None
         if curve is not None:
-            return self._bounded(curve.price(tokens), floor)
+            return curve.price(tokens)
+        floor = self._roofline.dense(tokens, matrix, weight_bytes)
         parameters = matrix.inputs * matrix.outputs
         size = parameters * weight_bytes + 2.0 * tokens * (matrix.inputs + matrix.outputs)
         return self._bounded(self._fitted("gemm", size, 2.0 * tokens * parameters), floor)
@@ -181,23 +191,30 @@ class CalibratedAttention:
         chunks = {(r["tokens"], max(r["context"] - r["tokens"], 1)): r["us_p50"] * 1e-6 for r in prefill}
         self._prefill = Plane(chunks)
         self._floor = floor
+        self._lines: dict[tuple[int, int], Line] = {}
 
     def verify(self, rows: int, queries: int, context: int, pairs: int) -> float:
         """See `Attention.verify`; rows share queries and context evenly."""
-        length, mean = queries / rows, (context + queries) / rows
-        lengths, planes = self._lengths, self._planes
-        last = len(lengths) - 1
-        i = 0
-        while i < last and lengths[i + 1] <= length:
-            i += 1
-        seconds = planes[i].seconds(rows, mean)
-        if i < last and length > lengths[i]:
-            part = (length - lengths[i]) / (lengths[i + 1] - lengths[i])
-            seconds += part * (planes[i + 1].seconds(rows, mean) - seconds)
-        elif length > lengths[last]:
-            seconds *= length / lengths[last]
+        line = self._lines.get((rows, queries)) or self._line(rows, queries)
+        seconds = line.at((context + queries) / rows)
         floor = self._floor.verify(rows, queries, context, pairs)
         return seconds if seconds > floor else floor
+
+    def _line(self, rows: int, queries: int) -> Line:
+        """Return, and keep, the times over the mean context: few batches and query counts occur in a run."""
+        length, lengths = queries / rows, self._lengths
+        i = max(bisect.bisect_right(lengths, length) - 1, 0)
+        times = self._planes[i].across(rows)
+        if i + 1 < len(lengths):
+            part = (length - lengths[i]) / (lengths[i + 1] - lengths[i])
+            longer = self._planes[i + 1].across(rows)
+            times = [low + part * (high - low) for low, high in zip(times, longer, strict=True)]
+        elif length > lengths[-1]:
+            times = [s * length / lengths[-1] for s in times]
+        if len(self._lines) >= REMEMBERED:
+            self._lines.clear()
+        line = self._lines[rows, queries] = Line(self._planes[i].ys, times)
+        return line
 
     def prefill(self, rows: int, queries: int, context: int, pairs: int) -> float:
         """See `Attention.prefill`: one kernel a chunk, chunks sharing tokens and context evenly."""

@@ -9,6 +9,7 @@ which also yields the first draft token; then K - 1 passes of one token a row: T
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 from sdsim import matrices
@@ -151,28 +152,15 @@ class ComposedLatency:
     def _forward(self, bill: Bill, model: Model, tokens: int, logits: int, distinct: float, ranks: int) -> int:
         """Charge a pass of *tokens* through all layers and of *logits* rows through the head; return its launches."""
         kernels, layers = self.kernels, model.layers
-
-        def dense(component: str, times: int, rows: int, *weights: Matrix, width: float = model.weight_bytes) -> None:
-            for matrix in weights:
-                bill.charge(component, kernels.dense(rows, matrix.on_one_of(ranks), width), times)
-
-        counts = {"attention_projections": layers, "attention": layers, "norms": layers}
-        dense("attention_projections", layers, tokens, *matrices.attention(model))
+        products, launched = _plan(model, ranks)
+        for component, times, matrix, width in products:
+            bill.charge(component, kernels.dense(tokens, matrix, width), times)
         bill.charge("norms", kernels.norms(model, tokens), layers)
         if model.is_moe:
-            counts |= {"router": model.moe_layers, "experts": model.moe_layers}
-            dense("router", model.moe_layers, tokens, matrices.router(model), width=model.head_bytes)
             bill.charge("experts", kernels.experts(model, tokens, distinct, 1 / ranks), model.moe_layers)
-            if model.shared_intermediate:
-                counts["shared_expert"] = model.moe_layers
-                dense("shared_expert", model.moe_layers, tokens, *matrices.shared_expert(model))
-        if model.dense_layers:
-            counts["dense_ffn"] = model.dense_layers
-            dense("dense_ffn", model.dense_layers, tokens, *matrices.feed_forward(model.hidden, model.intermediate))
-        dense("lm_head", 1, logits, matrices.head(model), width=model.head_bytes)
+        bill.charge("lm_head", kernels.dense(logits, matrices.head(model).on_one_of(ranks), model.head_bytes))
         if ranks > 1:
             bill.charge("collectives", kernels.all_reduce(tokens * model.hidden * 2.0, ranks), 2 * layers)
-        launched = 1 + sum(LAUNCHES[name] * n for name, n in counts.items())
         bill.charge("launch_gaps", kernels.launch, launched)
         return launched
 
@@ -206,6 +194,27 @@ class ComposedLatency:
         if attention is None or shape.drafter == "dropped" or self.draft is None or self.draft.model is None:
             return target, 0.0
         return target, _drafting(self.draft.model, attention, shape)
+
+
+@lru_cache
+def _plan(model: Model, ranks: int) -> tuple[tuple[tuple[str, int, Matrix, float], ...], int]:
+    """Return the dense products of all layers, (component, times, matrix, bytes a weight), and the kernels launched."""
+    products: list[tuple[str, int, Matrix, float]] = []
+    counts = {"attention_projections": model.layers, "attention": model.layers, "norms": model.layers}
+
+    def add(component: str, times: int, *weights: Matrix, width: float = model.weight_bytes) -> None:
+        counts[component] = times
+        products.extend((component, times, matrix.on_one_of(ranks), width) for matrix in weights)
+
+    add("attention_projections", model.layers, *matrices.attention(model))
+    if model.is_moe:
+        counts["experts"] = model.moe_layers
+        add("router", model.moe_layers, matrices.router(model), width=model.head_bytes)
+        if model.shared_intermediate:
+            add("shared_expert", model.moe_layers, *matrices.shared_expert(model))
+    if model.dense_layers:
+        add("dense_ffn", model.dense_layers, *matrices.feed_forward(model.hidden, model.intermediate))
+    return tuple(products), 1 + sum(LAUNCHES[name] * n for name, n in counts.items())
 
 
 def _charge_draft(bill: Bill, once: Bill, times: int) -> None:

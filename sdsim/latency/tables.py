@@ -92,19 +92,37 @@ def _across(level: dict[int, float], grid: Any, expert_s: float) -> Any:
     return np.maximum(times, 0.0)
 
 
+class Line:
+    """Seconds over one size: linear between points, the last slope beyond them, the first time below them."""
+
+    def __init__(self, places: Sequence[float], seconds: Sequence[float]) -> None:
+        self._places, self._seconds = list(places), list(seconds)
+        gaps = zip(self._places, self._places[1:], self._seconds, self._seconds[1:], strict=False)
+        self._slopes = [(s1 - s0) / (x1 - x0) for x0, x1, s0, s1 in gaps]
+        self._last = len(self._slopes) - 1
+
+    def at(self, place: float) -> float:
+        """Return the time at *place*."""
+        places = self._places
+        if place <= places[0]:
+            return self._seconds[0]
+        i = bisect.bisect_right(places, place) - 1
+        if i > self._last:
+            i = self._last
+        return self._seconds[i] + (place - places[i]) * self._slopes[i]
+
+
 class Plane:
-    """Seconds over two positive sizes, bilinear in their logarithms and in that of the time.
+    """Seconds over two sizes, bilinear: a kernel's time is nearly a fixed cost and a part in proportion.
 
     Missing corners, where the memory of the measurement ended, go on at the rate of the nearest size below.
     """
 
     def __init__(self, points: dict[tuple[int, int], float]) -> None:
-        self._xs = sorted({x for x, _ in points})
-        self._ys = sorted({y for _, y in points})
-        table = [[self._filled(points, x, y) for y in self._ys] for x in self._xs]
-        full = np.maximum.accumulate(np.maximum.accumulate(np.array(table), axis=0), axis=1)
-        self._logs = np.log(full).tolist()
-        self._log_xs, self._log_ys = ([math.log(v) for v in side] for side in (self._xs, self._ys))
+        self.xs = sorted({x for x, _ in points})
+        self.ys = sorted({y for _, y in points})
+        table = [[self._filled(points, x, y) for y in self.ys] for x in self.xs]
+        self._table = np.maximum.accumulate(np.maximum.accumulate(np.array(table), axis=0), axis=1).tolist()
 
     def _filled(self, points: dict[tuple[int, int], float], x: int, y: int) -> float:
         if (x, y) in points:
@@ -119,24 +137,19 @@ class Plane:
     @property
     def largest(self) -> tuple[int, int]:
         """The largest measured sizes."""
-        return self._xs[-1], self._ys[-1]
+        return self.xs[-1], self.ys[-1]
+
+    def across(self, x: float) -> list[float]:
+        """Return the times at every measured y for *x*: the smallest's below it, beyond the last in proportion."""
+        xs, table = self.xs, self._table
+        if x <= xs[0]:
+            return list(table[0])
+        if x >= xs[-1]:
+            return [s * x / xs[-1] for s in table[-1]]
+        i = bisect.bisect_right(xs, x) - 1
+        part = (x - xs[i]) / (xs[i + 1] - xs[i])
+        return [low + part * (high - low) for low, high in zip(table[i], table[i + 1], strict=True)]
 
     def seconds(self, x: float, y: float) -> float:
-        """Return the time at sizes (*x*, *y*): the smallest's below the smallest, in proportion beyond the largest."""
-        i, u, beyond_x = _place(self._log_xs, self._xs[-1], x)
-        j, v, beyond_y = _place(self._log_ys, self._ys[-1], y)
-        low, high = self._logs[i], self._logs[i + 1]
-        below = low[j] + v * (low[j + 1] - low[j])
-        above = high[j] + v * (high[j + 1] - high[j])
-        return math.exp(below + u * (above - below)) * beyond_x * beyond_y
-
-
-def _place(logs: list[float], last: int, value: float) -> tuple[int, float, float]:
-    """Return the cell of *value*, how far into it, and the factor by which it lies beyond the last point."""
-    if value >= last:
-        return len(logs) - 2, 1.0, value / last
-    log = math.log(value) if value > 1 else 0.0
-    i = bisect.bisect_right(logs, log) - 1
-    if i < 0:
-        return 0, 0.0, 1.0
-    return i, (log - logs[i]) / (logs[i + 1] - logs[i]), 1.0
+        """Return the time at sizes (*x*, *y*)."""
+        return Line(self.ys, self.across(x)).at(y)
