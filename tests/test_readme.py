@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -51,3 +52,13 @@ def test_links_lead_somewhere():
 def test_ci_runs_the_readmes_test_command():
     command = next(line for line in TEXT.splitlines() if "pytest" in line and line.startswith("python3 -m venv"))
     assert command in (ROOT / ".ci/run").read_text()
+
+
+def test_the_main_job_prints_the_readmes_figures(capsys):
+    assert run([str(ROOT / "scenarios/bursty.yaml"), "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    for result in runs:
+        row = next(line for line in TEXT.splitlines() if line.startswith(result["policy"] + " "))
+        shown = float(re.search(r"([\d.]+) ±", row)[1])  # type: ignore[index]
+        assert abs(result["goodput_rps"] - shown) <= 0.051, result["policy"]
+        assert f"{100 * result['slo_attainment']:.1f}%" in row
