@@ -59,7 +59,7 @@ def kv_blocks(
     if blocks < 1:
         needs = (weights + logits + activations) / 1e9
         message = (
-            f"model {target.name} needs {needs:.1f} GB for weights, logits and activations, {gpus} x {gpu.name} at "
+            f"model: {target.name} needs {needs:.1f} GB for weights, logits and activations, {gpus} x {gpu.name} at "
             f"memory_fraction {memory_fraction} has {have / 1e9:.1f} GB; use more GPUs with replica.tensor_parallel, "
             "a smaller model, or fewer max_num_seqs"
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from sdsim.checks import doubtful
 from sdsim.command import OK, SLO_MISSED, run_command
-from sdsim.errors import ScenarioError
+from sdsim.errors import CapacityError, PolicyError, ScenarioError
 from sdsim.experiment import cells, run_cells
 from sdsim.result import Result, to_json, write_folder
 from sdsim.scenario import Scenario, load_scenario
@@ -83,7 +83,10 @@ def main(words: Sequence[str]) -> int:
     if folder is not None and folder.exists():
         raise ScenarioError(f"{folder}: exists already; name another folder with --out, or remove it")
     started = time.perf_counter()
-    results = simulate_all(scenario, options.jobs, options.quiet or options.json)
+    try:
+        results = simulate_all(scenario, options.jobs, options.quiet or options.json)
+    except (CapacityError, PolicyError) as error:
+        raise type(error)(*(placed(Path(options.scenario), p) for p in error.problems)) from None
     groups = [compare(scenario, [r for r in results if r.summary["engine"] == e]) for e in scenario.engines]
     runs = [mean_summary([r.summary for r in seeds]) for g in groups for seeds in g.runs.values()]
     if folder is not None:
@@ -110,6 +113,14 @@ def simulate_all(scenario: Scenario, jobs: int | None, quiet: bool) -> list[Resu
             return run_cells(todo, jobs, progress)
     with finished_runs(console, len(todo), scenario.name) as finished:
         return run_cells(todo, jobs, finished=finished)
+
+
+def placed(scenario: Path, problem: str) -> str:
+    """Return *problem*, found while running, with the scenario's file and the line of the key that it starts with."""
+    key = problem.partition(":")[0].partition(".")[0]
+    lines = scenario.read_text(encoding="utf-8").splitlines()
+    line = next((i for i, text in enumerate(lines, 1) if text.startswith(f"{key}:")), 1)
+    return f"{scenario}:{line}: {problem}"
 
 
 def free_folder(folder: Path) -> Path:

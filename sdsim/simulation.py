@@ -102,7 +102,7 @@ class _Run:
         self.loads_drafter = bool(getattr(first, "loads_drafter", True))
         if self.loads_drafter and system.draft is None:
             raise PolicyError(
-                f"policy {spec.kind}: the scenario has no draft; name one under `draft`, or use policy off"
+                f"policy: {spec.kind} drafts, but the scenario has no draft; name one under `draft`, or use policy off"
             )
         lengths = getattr(first, "lengths", DEFAULT_LENGTHS)
         self.lengths = tuple(sorted({0, *lengths})) if self.loads_drafter else (0,)
@@ -128,7 +128,7 @@ class _Run:
         law = make_acceptance(self.scenario.acceptance, self.seed, self.class_names)
         if self.lengths[-1] > law.longest:
             message = (
-                f"policy {self.label}: drafts up to {self.lengths[-1]} tokens, but the acceptance law covers "
+                f"policy: {self.label} drafts up to {self.lengths[-1]} tokens, but the acceptance law covers "
                 f"{law.longest} positions; shorten the lengths or give the law more"
             )
             raise PolicyError(message)

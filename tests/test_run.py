@@ -182,6 +182,7 @@ def test_bad_input_ends_with_2_and_writes_nothing(name, tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
+    assert done.stderr.startswith("bad.yaml:")
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.yaml"]
 
