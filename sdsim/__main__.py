@@ -8,6 +8,10 @@ COMMANDS = {
         "step times and speedups over batch and draft length",
         "python -m sdsim.predict --model qwen2-57b-a14b --draft qwen2-0.5b --gpu h200",
     ),
+    "profile_gpu": (
+        "measure this GPU's kernels into a calibration file",
+        "python -m sdsim.profile_gpu --model qwen3-30b-a3b --out mine.json --minutes 10",
+    ),
     "make_trace": (
         "write a generated request trace",
         "python -m sdsim.make_trace --kind conv --seconds 600 --out chat.jsonl.gz",
@@ -19,7 +23,7 @@ def overview() -> str:
     """Return the commands, what each does and an example."""
     lines = ["When does speculative decoding pay for a Mixture-of-Experts model, and how should it be scheduled?", ""]
     for name, (purpose, example) in COMMANDS.items():
-        lines += [f"  sdsim.{name:<11}{purpose}", f"  {'':<17}{example}", ""]
+        lines += [f"  sdsim.{name:<13}{purpose}", f"  {'':<19}{example}", ""]
     return "\n".join([*lines, "Each has --help."])
 
 
