@@ -79,6 +79,10 @@ def main(words: Sequence[str]) -> int:
     scenario = load_scenario(options.scenario, overrides(options))
     if options.require_slo is not None and scenario.slo is None:
         raise ScenarioError("--require-slo: the scenario has no slo; add one, such as --set slo.tpot=50ms")
+    if options.jobs is not None and options.jobs < 1:
+        raise ScenarioError(f"--jobs: found {options.jobs}; allowed: 1 or more processes")
+    if options.require_slo is not None and not 0 <= options.require_slo <= 1:
+        raise ScenarioError(f"--require-slo: found {options.require_slo}; allowed: a share from 0 to 1")
     folder = options.out or (None if options.json else free_folder(Path("runs") / scenario.name))
     if folder is not None and folder.exists():
         raise ScenarioError(f"{folder}: exists already; name another folder with --out, or remove it")

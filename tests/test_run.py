@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from sdsim.errors import ScenarioError
 from sdsim.run import main
 from sdsim.scenario import load_scenario
 
@@ -194,3 +195,9 @@ def test_shipped_scenarios_load_and_are_short(path):
     assert scenario.name == path.stem
     assert len(path.read_text().splitlines()) < 30
     assert path.read_text().startswith("#")
+
+
+@pytest.mark.parametrize("option", [["--jobs", "0"], ["--jobs", "-1"], ["--require-slo", "nan"], ["--seeds", "0"]])
+def test_bad_options_are_refused(small, option):
+    with pytest.raises(ScenarioError, match=option[0].removeprefix("--")):
+        main([small, "--json", *option])

@@ -36,7 +36,7 @@ def policy_class(kind: str) -> type[Any]:
     if place is None:
         found = [e.value for e in entry_points(group="sdsim.policies") if e.name == kind]
         if not found:
-            message = f"{unknown('policy', kind, policy_names())} Or name a class as module:Class"
+            message = f"{unknown('policy', kind, policy_names())}; or name a class as module:Class"
             raise PolicyError(message)
         place = found[0]
     module, _, name = place.partition(":")
