@@ -7,6 +7,8 @@ from array import array
 import numpy as np
 
 from sdsim.policy import FloatArray
+from sdsim.request import Request
+from sdsim.step import StepShape
 
 REQUEST_COLUMNS = (
     "request_id",
@@ -49,12 +51,54 @@ class Recorder:
         self._requests = array("d")
         self._steps = array("d")
         self._gaps = array("d")
-        self.request = self._requests.extend
-        """Append one request's figures, in the order of REQUEST_COLUMNS."""
-        self.step = self._steps.extend
-        """Append one step's figures, in the order of STEP_COLUMNS."""
         self.gap = self._gaps.append
         """Append one inter-token gap that is not simply a step's duration, s."""
+
+    def finished(self, request: Request, replica: int, finish_s: float) -> None:
+        """Record a request that finished at *finish_s*, or (NaN) did not; in the order of REQUEST_COLUMNS."""
+        self._requests.extend(
+            (
+                request.id,
+                replica,
+                request.arrival_s,
+                request.first_token_s,
+                finish_s,
+                request.prompt,
+                request.output,
+                request.generated,
+                request.request_class,
+                request.preemptions,
+                request.verify_steps,
+            )
+        )
+
+    def stepped(
+        self, shape: StepShape, replica: int, step: int, start_s: float, seconds: float, waiting: int, kv_used: int,
+        emitted: int, accepted: int, regular: int,
+    ) -> None:  # fmt: skip
+        """Record a step: *emitted* tokens and *accepted* drafts of its decode rows, *regular* of which emitted in the
+        step before too; in the order of STEP_COLUMNS.
+        """
+        self._steps.extend(
+            (
+                replica,
+                step,
+                start_s,
+                seconds,
+                shape.rows,
+                shape.verify_tokens,
+                shape.prefill_tokens,
+                shape.draft_length,
+                DRAFTER_CODES[shape.drafter],
+                waiting,
+                kv_used,
+                emitted + shape.first_tokens,
+                shape.first_tokens,
+                accepted,
+                shape.distinct_experts,
+                regular,
+            )
+        )
 
     @staticmethod
     def _columns(data: array[float], names: tuple[str, ...]) -> dict[str, FloatArray]:

@@ -17,7 +17,7 @@ from sdsim.acceptance import Acceptance
 from sdsim.errors import PolicyError
 from sdsim.experts import Routing
 from sdsim.policy import Drafter, FloatArray, IntArray, Observation, Outcome, Plan, Policy, learn_nothing
-from sdsim.recorder import DRAFTER_CODES, Recorder
+from sdsim.recorder import Recorder
 from sdsim.request import Request
 from sdsim.scheduler import Scheduler
 from sdsim.step import StepShape
@@ -248,8 +248,11 @@ class Replica:
         elif scheduler.even_pending != 0 or scheduler.left_out:
             scheduler.set_pending(0)
         for request in finished:
-            self._record_request(request, now)
-        self._record_step(emitted, accepted, regular)
+            self._recorder.finished(request, self.index, now)
+        self._recorder.stepped(
+            shape, self.index, self.step, self._now, self.seconds, len(scheduler.waiting), scheduler.kv.used,
+            emitted, accepted, regular,
+        )  # fmt: skip
         self.step += 1
         while len(self._outcomes) > self.rules.feedback_lag:
             self.policy.learn(self._outcomes.popleft())
@@ -311,23 +314,6 @@ class Replica:
             self._recorder.gap(now - self._late.pop(request_id))
         return len(back)
 
-    def _record_request(self, request: Request, now: float) -> None:
-        self._recorder.request(
-            (
-                request.id,
-                self.index,
-                request.arrival_s,
-                request.first_token_s,
-                now,
-                request.prompt,
-                request.output,
-                request.generated,
-                request.request_class,
-                request.preemptions,
-                request.verify_steps,
-            )
-        )
-
     def record_unfinished(self) -> None:
         """Record the requests that still wait or run."""
         scheduler = self.scheduler
@@ -335,32 +321,9 @@ class Replica:
         for request, done, joined in zip(scheduler.running, rows.generated.tolist(), rows.joined.tolist(), strict=True):
             request.generated = done
             request.verify_steps += scheduler.steps_done - joined
-            self._record_request(request, math.nan)
+            self._recorder.finished(request, self.index, math.nan)
         for request in (*scheduler.unborn(), *scheduler.waiting):
-            self._record_request(request, math.nan)
-
-    def _record_step(self, emitted: int, accepted: int, regular: int) -> None:
-        shape, kv = self.shape, self.scheduler.kv
-        self._recorder.step(
-            (
-                self.index,
-                self.step,
-                self._now,
-                self.seconds,
-                shape.rows,
-                shape.verify_tokens,
-                shape.prefill_tokens,
-                shape.draft_length,
-                DRAFTER_CODES[shape.drafter],
-                len(self.scheduler.waiting),
-                kv.total - kv.free,
-                emitted + shape.first_tokens,
-                shape.first_tokens,
-                accepted,
-                shape.distinct_experts,
-                regular,
-            )
-        )
+            self._recorder.finished(request, self.index, math.nan)
 
 
 def _per_row(values: IntArray | int, rows: int) -> IntArray:
