@@ -16,7 +16,7 @@ from sdsim.latency.calibration import Calibration, load_calibration, load_shippe
 from sdsim.latency.composition import Attention, Kernels
 from sdsim.latency.family import Family, fit_family
 from sdsim.latency.quality import FREE, Price, Quality
-from sdsim.latency.roofline import RooflineKernels
+from sdsim.latency.roofline import RooflineKernels, product_work
 from sdsim.latency.tables import Curve, ExpertTable, Line, Plane
 from sdsim.matrices import Matrix
 from sdsim.models import Model
@@ -40,27 +40,13 @@ class CalibratedKernels:
         self._roofline = RooflineKernels(gpu)
         self._roofline.bytes_per_s = calibration.read_bytes_per_s
         self._roofline.flops_per_s = max(calibration.flops_per_s, self._roofline.flops_per_s)
-        gemms = self._points(calibration.of("gemm"), "inputs", "outputs")
-        self._gemms = {key: Curve(self._floored(Matrix(key[0], key[1]), found)) for key, found in gemms.items()}
-        self._norms = self._curves("norm", "hidden")
-        self._ropes = self._curves("rope", "heads", "kv_heads", "head_dim")
-        self._silus = self._curves("silu_mul", "intermediate")
-        sampled = [r for r in calibration.of("rejection") if r["shape"]["mode"] == "sample"]
-        self._samplings = {key: Curve(found) for key, found in self._points(sampled, "vocab").items()}
+        gemms = _by_shape(calibration.of("gemm"), "inputs", "outputs")
+        self._gemms = {k: Curve(self._floored(Matrix(k[0], k[1]), _points(found))) for k, found in gemms.items()}
+        self._norms = _curves(calibration.of("norm"), "hidden")
+        self._ropes = _curves(calibration.of("rope"), "heads", "kv_heads", "head_dim")
+        self._silus = _curves(calibration.of("silu_mul"), "intermediate")
+        self._samplings = _curves((r for r in calibration.of("rejection") if r["shape"]["mode"] == "sample"), "vocab")
         self._families: dict[str, Family] = {}
-
-    def _curves(self, kernel: str, *dimensions: str) -> dict[tuple[int, ...], Curve]:
-        points = self._points(self.calibration.of(kernel), *dimensions)
-        return {key: Curve(found) for key, found in points.items()}
-
-    @staticmethod
-    def _points(rows: Iterable[dict[str, Any]], *dimensions: str) -> dict[tuple[int, ...], list[tuple[int, float]]]:
-        """Return (tokens, seconds) of *rows* by shape."""
-        points: dict[tuple[int, ...], list[tuple[int, float]]] = {}
-        for row in rows:
-            key = tuple(int(row["shape"][d]) for d in dimensions)
-            points.setdefault(key, []).append((row["tokens"], row["us_p50"] * 1e-6))
-        return points
 
     def _floored(self, matrix: Matrix, points: list[tuple[int, float]]) -> list[tuple[int, float]]:
         """Return *points* raised to the roofline, which is convex: what lies between them is above it too."""
@@ -68,10 +54,7 @@ class CalibratedKernels:
 
     @cached_property
     def _experts(self) -> dict[tuple[int, ...], ExpertTable]:
-        rows: dict[tuple[int, ...], list[dict[str, Any]]] = {}
-        for row in self.calibration.of("moe"):
-            key = tuple(int(row["shape"][d]) for d in ("experts", "topk", "hidden", "intermediate"))
-            rows.setdefault(key, []).append(row)
+        rows = _by_shape(self.calibration.of("moe"), "experts", "topk", "hidden", "intermediate")
         rate = self.calibration.read_bytes_per_s
         return {k: ExpertTable(found, k[0], 6.0 * k[2] * k[3] / rate) for k, found in rows.items()}
 
@@ -97,9 +80,7 @@ class CalibratedKernels:
         if curve is not None:
             return curve.price(tokens)
         floor = self._roofline.dense(tokens, matrix, weight_bytes)
-        parameters = matrix.inputs * matrix.outputs
-        size = parameters * weight_bytes + 2.0 * tokens * (matrix.inputs + matrix.outputs)
-        return self._bounded(self._fitted("gemm", size, 2.0 * tokens * parameters), floor)
+        return self._bounded(self._fitted("gemm", *product_work(tokens, matrix, weight_bytes)), floor)
 
     def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
         """See `Kernels.experts`."""
@@ -123,13 +104,14 @@ class CalibratedKernels:
         parts = [
             (2.0, "norm", self._norms.get((model.hidden,)), 8.0 * tokens * model.hidden),
             (1.0, "rope", self._ropes.get(_heads(model)), 6.0 * tokens * model.heads * model.head_dim),
-            (1.0 if width else 0.0, "silu_mul", self._silus.get((width,)), 6.0 * tokens * width),
         ]
+        if width:
+            parts.append((1.0, "silu_mul", self._silus.get((width,)), 6.0 * tokens * width))
         seconds, worst = 0.0, Quality.MEASURED
         for times, kernel, curve, size in parts:
             price = curve.price(tokens) if curve is not None else self._fitted(kernel, size, 0.0)
             seconds += times * price.seconds
-            worst = max(worst, price.quality) if times else worst
+            worst = max(worst, price.quality)
         return Price(seconds, worst)
 
     def sampling(self, rows: int, vocabulary: int) -> Price:
@@ -156,6 +138,22 @@ class CalibratedKernels:
     def all_reduce(self, size: float, ranks: int) -> Price:
         """See `Kernels.all_reduce`; collectives are not calibrated."""
         return self._roofline.all_reduce(size, ranks)
+
+
+def _by_shape(rows: Iterable[dict[str, Any]], *dimensions: str) -> dict[tuple[int, ...], list[dict[str, Any]]]:
+    """Return *rows* grouped by the *dimensions* of their shape."""
+    grouped: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault(tuple(int(row["shape"][d]) for d in dimensions), []).append(row)
+    return grouped
+
+
+def _points(rows: Iterable[dict[str, Any]]) -> list[tuple[int, float]]:
+    return [(row["tokens"], row["us_p50"] * 1e-6) for row in rows]
+
+
+def _curves(rows: Iterable[dict[str, Any]], *dimensions: str) -> dict[tuple[int, ...], Curve]:
+    return {key: Curve(_points(found)) for key, found in _by_shape(rows, *dimensions).items()}
 
 
 def check_calibration(name: str, folder: Path, gpu: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,9 @@ def shipped_calibrations() -> dict[str, str]:
     return {name.split("-", 1)[0]: name for name in names}
 
 
+@lru_cache
 def load_shipped(gpu: str) -> Calibration | None:
-    """Return the shipped calibration of *gpu*, or None."""
+    """Return the shipped calibration of *gpu*, or None; read once a process, since every run of a comparison asks."""
     name = shipped_calibrations().get(gpu)
     if name is None:
         return None

@@ -18,6 +18,12 @@ SAMPLING_PASSES = 3
 """Passes over fp32 logits: written by the head, read for the maximum and sum, read for the residual."""
 
 
+def product_work(tokens: int, matrix: Matrix, weight_bytes: float) -> tuple[float, float]:
+    """Return the bytes and the flops of a product of *tokens* rows, activations in 16 bits."""
+    parameters = matrix.inputs * matrix.outputs
+    return parameters * weight_bytes + 2.0 * tokens * (matrix.inputs + matrix.outputs), 2.0 * tokens * parameters
+
+
 class RooflineKernels:
     """See `sdsim.latency.composition.Kernels`."""
 
@@ -36,9 +42,7 @@ class RooflineKernels:
 
     def dense(self, tokens: int, matrix: Matrix, weight_bytes: float) -> Price:
         """Weights, inputs and outputs pass once."""
-        parameters = matrix.inputs * matrix.outputs
-        size = parameters * weight_bytes + 2.0 * tokens * (matrix.inputs + matrix.outputs)
-        return self.price(size, 2.0 * tokens * parameters, weight_bytes) if tokens else FREE
+        return self.price(*product_work(tokens, matrix, weight_bytes), weight_bytes) if tokens else FREE
 
     def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
         """Each distinct expert's weights are read once; every token computes in `experts_per_token` of them."""
