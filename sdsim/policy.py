@@ -119,6 +119,16 @@ class StepCosts(Protocol):
         """
         ...
 
+    def verify_seconds(
+        self, rows: int, verify_tokens: int, context: float, prefill_tokens: int = 0, draft_length: int = 0
+    ) -> float:
+        """Return the time of a whole step whose *rows* rows verify *verify_tokens* positions in all, then draft.
+
+        *verify_tokens* counts 1 + verify length for each row, and the rows share it evenly. With rows x
+        (1 + *draft_length*) of them it is `step_seconds`.
+        """
+        ...
+
     def off_seconds(self, rows: int, context: float, prefill_tokens: int = 0) -> float:
         """Return the time of the same step with no drafter loaded."""
         ...

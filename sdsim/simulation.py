@@ -40,8 +40,8 @@ class System:
 
     target: Model
     draft: Draft | None
-    latency: Callable[[], ComposedLatency]
-    """Makes a latency model that keeps its own account of what its prices rest on."""
+    latency: Callable[..., ComposedLatency]
+    """Makes a latency model that keeps its own account of what its prices rest on; takes the longest draft, if known."""
     routing: Routing
     prices: Prices
 
@@ -52,10 +52,11 @@ def make_system(scenario: Scenario, engine: str | None = None) -> System:
     spec = scenario.draft
     draft = make_draft(spec.kind, target, spec.model, spec.available, scenario.folder) if spec else None
     overhead = load_engine(engine or scenario.engines[0], scenario.folder)
-    kernels = make_kernels(load_gpu(scenario.gpus.name), scenario.calibration)
+    kernels = make_kernels(load_gpu(scenario.gpus.name), scenario.calibration, overhead.kernels)
 
-    def latency() -> ComposedLatency:
-        return ComposedLatency(target, draft, kernels, overhead, scenario.gpus.count)
+    def latency(longest: int | None = None) -> ComposedLatency:
+        rows = scenario.replica.max_num_seqs
+        return ComposedLatency(target, draft, kernels, overhead, scenario.gpus.count, rows, longest)
 
     knobs = scenario.routing.model_dump()
     routing = make_routing(target.experts, target.experts_per_token, **knobs)
@@ -110,7 +111,7 @@ class _Run:
         self.class_names = class_names(scenario.workload)
         self.acceptance = self._acceptance()
         self.memory = self._memory()
-        self.latency = system.latency()
+        self.latency = system.latency(self.lengths[-1])
         self.replicas = [self._replica(i) for i in range(scenario.replicas)]
 
     def _check_budget(self) -> None:

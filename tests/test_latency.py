@@ -14,7 +14,7 @@ from sdsim.errors import CalibrationError
 from sdsim.experts import make_routing
 from sdsim.gpus import gpu_names, load_gpu
 from sdsim.latency.composition import ComposedLatency
-from sdsim.latency.engine_overhead import EngineOverhead, engine_names, load_engine
+from sdsim.latency.engine_overhead import EngineOverhead, Phases, engine_names, load_engine, padded
 from sdsim.latency.prices import Prices
 from sdsim.latency.roofline import RooflineKernels
 from sdsim.models import load_model, model_names
@@ -126,30 +126,78 @@ def test_price_equals_its_parts_on_the_ideal_engine(rows, length, context, prefi
     assert priced.step_seconds(rows, length, context, prefill) == pytest.approx(cost.seconds)
 
 
-def test_padding_and_the_capture_limit():
-    engine = EngineOverhead("x", (1, 2, 4, 8), host_step_s=1e-3, eager_kernel_s=5e-6)
-    assert [engine.padded(t) for t in (1, 3, 8, 9)] == [1, 4, 8, 9]
-    assert engine.host_seconds(1, 8, 0, 1000) == pytest.approx(1e-3)
-    assert engine.host_seconds(1, 9, 0, 1000) == pytest.approx(6e-3)
-    assert engine.combine(2e-3, 1e-3) == 2e-3
-    host_bound = prices("qwen3-30b-a3b", engine=EngineOverhead("x", (), host_draft_pass_s=8e-3))
-    assert host_bound.cost(1, 4, 128).seconds == pytest.approx(32e-3)
+def test_captured_sizes_follow_vllms_rule():
+    engine = EngineOverhead("x", capture_limit=512)
+    assert engine.capture_sizes(256, 0) == (1, 2, 4, *range(8, 257, 8), *range(272, 513, 16))
+    assert engine.capture_sizes(256, 3)[:4] == (4, 8, 16, 24)
+    assert all(size % 5 == 0 for size in engine.capture_sizes(256, 4))
+    assert engine.capture_sizes(16, 0)[-1] == 32
+    assert EngineOverhead("x").capture_sizes(256, 4) == ()
+    assert [padded(t, (1, 2, 4, 8)) for t in (1, 3, 8, 9)] == [1, 4, 8, 9]
+
+
+def test_host_and_gpu_by_scheduling_mode():
+    engine = EngineOverhead("x", synchronous_drafts=("model",), host_step_s=1e-3, host_row_s=1e-4)
+    work = Phases(target_s=10e-3, sampling_s=1e-3, draft_s=2e-3, launch_target_s=0.0, launch_draft_s=4e-3, rows=10)
+    assert engine.seconds(work, None) == pytest.approx(13e-3)
+    assert engine.seconds(work, "model") == pytest.approx(2e-3 + 13e-3)
+    launched = work._replace(launch_target_s=12e-3, launch_draft_s=1e-3)
+    assert engine.seconds(launched, None) == pytest.approx(2e-3 + 13e-3)
+    assert engine.seconds(launched, "model") == pytest.approx(2e-3 + 12e-3 + 1e-3 + 2e-3)
+    slow = work._replace(launch_draft_s=40e-3)
+    assert engine.seconds(slow, "model") == pytest.approx(2e-3 + 40e-3)
+
+
+def test_draft_passes_bind_the_host_at_small_batch():
+    engine = EngineOverhead("x", synchronous_drafts=("model",), host_draft_pass_s=8e-3)
+    assert prices("qwen3-30b-a3b", engine=engine).cost(1, 4, 128).seconds == pytest.approx(32e-3)
+
+
+def test_steps_above_the_capture_limit_are_launched_layer_by_layer():
+    engine = EngineOverhead("x", capture_limit=512, host_layer_s=1e-3, host_experts_s=1e-3, host_shared_s=1e-3)
+    dense, moe, shared = (load_model(m) for m in ("qwen2.5-32b", "qwen3-30b-a3b", "qwen2-57b-a14b"))
+    assert engine.launch_target_s(dense) == pytest.approx(64e-3)
+    assert engine.launch_target_s(moe) == pytest.approx(96e-3)
+    assert engine.launch_target_s(shared) == pytest.approx(84e-3)
+    priced = prices("qwen3-30b-a3b", engine=engine)
+    assert priced.cost(512, 0, 128).components["host"] == 0.0
+    assert priced.cost(520, 0, 128).components["host"] == pytest.approx(96e-3)
+
+
+def test_routed_padding_loads_experts():
+    def distinct(routed):
+        priced = latency("qwen3-30b-a3b", engine=EngineOverhead("x", capture_limit=512, padding_routed=routed))
+        return priced._distinct(20.0, 7)
+
+    assert distinct(False) == 20.0
+    assert distinct(True) == pytest.approx(128 - 108 * (1 - 8 / 128) ** 7)
+
+
+def test_shared_expert_stream():
+    engine = EngineOverhead("x", shared_stream_tokens=256, shared_stream_gain=0.4)
+    hidden = [engine.shared_hidden(t) for t in (1, 2, 16, 128, 256, 257)]
+    assert hidden[2] == max(hidden) < 0.4
+    assert hidden[4] < 0
+    assert hidden[5] == 0
 
 
 def test_engine_files(tmp_path):
-    assert "ideal" in engine_names()
-    assert load_engine("ideal").combine(1.0, 0.0) == 1.0
+    assert {"ideal", "vllm-0.22.1"} <= set(engine_names())
+    assert load_engine("ideal").ideal
+    assert not load_engine("vllm-0.22.1").ideal
     good = tmp_path / "mine.json"
-    good.write_text(json.dumps({"schema": 1, "name": "mine", "host_step_s": 0.001, "capture_sizes": [1, 2]}))
-    assert load_engine("mine.json", tmp_path).padded(2) == 2
+    good.write_text(json.dumps({"schema": 2, "name": "mine", "host_step_s": 0.001, "capture_limit": 64}))
+    assert load_engine("mine.json", tmp_path).capture_sizes(256, 0)[-1] == 64
     for text, said in (
         ("{", "not JSON"),
         ("[]", "schema"),
-        ('{"schema": 9}', "reads 1"),
-        ('{"schema": 1, "name": "x", "host_step_s": NaN}', "finite"),
-        ('{"schema": 1, "name": "x", "hots_step_s": 1}', "did you mean host_step_s"),
-        ('{"schema": 1, "name": "x", "capture_sizes": [2, 1]}', "ascending"),
-        ('{"schema": 1}', "name"),
+        ('{"schema": 9}', "reads 2"),
+        ('{"schema": 2, "name": "x", "host_step_s": NaN}', "finite"),
+        ('{"schema": 2, "name": "x", "hots_step_s": 1}', "did you mean host_step_s"),
+        ('{"schema": 2, "name": "x", "capture_limit": -1}', "number of tokens"),
+        ('{"schema": 2, "name": "x", "synchronous_drafts": ["modell"]}', "allowed: a list of model"),
+        ('{"schema": 2, "name": "x", "kernels": 3}', "a text"),
+        ('{"schema": 2}', "name"),
     ):
         bad = tmp_path / "bad.json"
         bad.write_text(text)
@@ -157,5 +205,5 @@ def test_engine_files(tmp_path):
             load_engine("bad.json", tmp_path)
     with pytest.raises(CalibrationError, match="did you mean ideal"):
         load_engine("ideall")
-    with pytest.raises(CalibrationError, match="cannot read"):
+    with pytest.raises(CalibrationError, match="cannot be read"):
         load_engine("none.json", tmp_path)

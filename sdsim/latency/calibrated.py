@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from sdsim.gpus import Gpu
+from sdsim.latency import work
+from sdsim.latency.backend import load_backend, with_backend
 from sdsim.latency.calibration import Calibration, load_calibration, load_shipped
 from sdsim.latency.composition import Attention, Kernels
 from sdsim.latency.family import Family, fit_family
+from sdsim.latency.leave_out import without
 from sdsim.latency.quality import FREE, Price, Quality
-from sdsim.latency.roofline import RooflineKernels, product_work
+from sdsim.latency.roofline import RooflineKernels
 from sdsim.latency.tables import Curve, ExpertTable, Line, Plane
 from sdsim.matrices import Matrix
 from sdsim.models import Model
@@ -80,7 +83,7 @@ class CalibratedKernels:
         if curve is not None:
             return curve.price(tokens)
         floor = self._roofline.dense(tokens, matrix, weight_bytes)
-        return self._bounded(self._fitted("gemm", *product_work(tokens, matrix, weight_bytes)), floor)
+        return self._bounded(self._fitted("gemm", *work.product(tokens, matrix, weight_bytes)), floor)
 
     def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
         """See `Kernels.experts`."""
@@ -91,10 +94,8 @@ class CalibratedKernels:
         table = self._experts.get(key) if share == 1.0 and model.expert_bytes == 2.0 else None
         if table is not None:
             return self._bounded(table.price(tokens, distinct), floor)
-        size = distinct * model.expert_parameters * model.expert_bytes * share
-        size += tokens * 2.0 * (2 * model.hidden + model.experts_per_token * 3 * model.expert_intermediate) * share
-        flops = 2.0 * tokens * model.experts_per_token * model.expert_parameters * share
-        return self._bounded(self._fitted("moe", size, flops), floor)
+        size, flops = work.experts(model, tokens, distinct)
+        return self._bounded(self._fitted("moe", size * share, flops * share), floor)
 
     def norms(self, model: Model, tokens: int) -> Price:
         """See `Kernels.norms`: two norms, the rotary embedding, and the dense feed-forward's activation."""
@@ -102,14 +103,14 @@ class CalibratedKernels:
             return FREE
         width = model.shared_intermediate or (model.intermediate if model.dense_layers else 0)
         parts = [
-            (2.0, "norm", self._norms.get((model.hidden,)), 8.0 * tokens * model.hidden),
-            (1.0, "rope", self._ropes.get(_heads(model)), 6.0 * tokens * model.heads * model.head_dim),
+            (2.0, "norm", self._norms.get((model.hidden,)), work.norm(tokens, model.hidden)),
+            (1.0, "rope", self._ropes.get(_heads(model)), work.rope(tokens, *_heads(model))),
         ]
         if width:
-            parts.append((1.0, "silu_mul", self._silus.get((width,)), 6.0 * tokens * width))
+            parts.append((1.0, "silu_mul", self._silus.get((width,)), work.silu(tokens, width)))
         seconds, worst = 0.0, Quality.MEASURED
-        for times, kernel, curve, size in parts:
-            price = curve.price(tokens) if curve is not None else self._fitted(kernel, size, 0.0)
+        for times, kernel, curve, needed in parts:
+            price = curve.price(tokens) if curve is not None else self._fitted(kernel, *needed)
             seconds += times * price.seconds
             worst = max(worst, price.quality)
         return Price(seconds, worst)
@@ -123,7 +124,7 @@ class CalibratedKernels:
             found = curve.price(rows)
             smaller = found.quality is Quality.EXTRAPOLATED and rows == 1
             return Price(found.seconds, Quality.INTERPOLATED) if smaller else found
-        return self._fitted("rejection", 4.0 * rows * vocabulary, 0.0)
+        return self._fitted("rejection", *work.sampling(rows, vocabulary))
 
     def attention(self, model: Model, share: float) -> Attention:
         """See `Kernels.attention`."""
@@ -161,12 +162,20 @@ def check_calibration(name: str, folder: Path, gpu: str) -> None:
     load_calibration(folder / name, gpu)
 
 
-def make_kernels(gpu: Gpu, chosen: str | None = None) -> Kernels:
-    """Return the kernels of *gpu*: from the file *chosen*, of the `roofline`, or (None) from the shipped one."""
+def make_kernels(gpu: Gpu, chosen: str | None = None, backend: str = "", unseen: Model | None = None) -> Kernels:
+    """Return the kernels of *gpu*: from the file *chosen*, of the `roofline`, or (None) from the shipped one.
+
+    Where an engine has a *backend* of its own, its kernels replace the calibration's. The model *unseen* is priced as
+    if the calibration had no row of its shapes: by the families' fits.
+    """
     if chosen == "roofline":
         return RooflineKernels(gpu)
     calibration = load_calibration(Path(chosen), gpu.name) if chosen else load_shipped(gpu.name)
-    return RooflineKernels(gpu) if calibration is None else CalibratedKernels(calibration, gpu)
+    if calibration is None:
+        return RooflineKernels(gpu)
+    if backend:
+        calibration = with_backend(calibration, load_backend(backend, gpu.name))
+    return CalibratedKernels(without(calibration, unseen) if unseen else calibration, gpu)
 
 
 def _heads(model: Model) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ from sdsim import matrices
 from sdsim.drafts import Draft
 from sdsim.experts import NoExperts, make_routing
 from sdsim.latency import COMPONENTS, StepCost
-from sdsim.latency.engine_overhead import EngineOverhead
+from sdsim.latency.engine_overhead import EngineOverhead, Phases, padded
 from sdsim.latency.quality import Bill, Price, Quality, shares
 from sdsim.matrices import Matrix
 from sdsim.models import Model
@@ -79,12 +79,20 @@ class Kernels(Protocol):
 class ComposedLatency:
     """Prices steps of one replica: a target, a drafter, their kernels and the engine around them.
 
-    *ranks* GPUs share every layer (tensor parallel; experts are spread over the same ranks). `spent` adds up the GPU
-    seconds priced so far by what they rest on.
+    *ranks* GPUs share every layer (tensor parallel; experts are spread over the same ranks). *max_num_seqs* and the
+    *longest* draft (None: each step's own) set what the engine captures. `spent` adds up the GPU seconds priced so far
+    by what they rest on.
     """
 
     def __init__(
-        self, target: Model, draft: Draft | None, kernels: Kernels, engine: EngineOverhead, ranks: int = 1
+        self,
+        target: Model,
+        draft: Draft | None,
+        kernels: Kernels,
+        engine: EngineOverhead,
+        ranks: int = 1,
+        max_num_seqs: int = 256,
+        longest: int | None = None,
     ) -> None:
         self.target = target
         self.draft = draft
@@ -92,11 +100,14 @@ class ComposedLatency:
         self.engine = engine
         self.ranks = ranks
         self.spent = [0.0, 0.0, 0.0]
+        self._limits = max_num_seqs, longest
+        self._sizes: dict[int, tuple[int, ...]] = {}
+        self._draft_kind = draft.kind if draft is not None else None
         drafter = draft.model if draft is not None else None
         self._draft_routing = make_routing(drafter.experts, drafter.experts_per_token) if drafter else NoExperts()
         self._target_attention = kernels.attention(target, 1 / ranks)
         self._drafter_attention = kernels.attention(drafter, 1.0) if drafter else None
-        self._fixed: dict[tuple[object, ...], tuple[float, float, list[float]]] = {}
+        self._fixed: dict[tuple[object, ...], tuple[Phases, list[float]]] = {}
 
     def seconds(self, shape: StepShape, /) -> float:
         """See `LatencyModel.seconds`. All but attention is remembered: few different token counts occur in a run."""
@@ -105,26 +116,33 @@ class ComposedLatency:
         if fixed is None:
             if len(self._fixed) >= REMEMBERED:
                 self._fixed.clear()
-            bill, host = self._without_attention(shape)
-            fixed = self._fixed[key] = (bill.seconds, host, bill.by_quality)
+            bill, work = self._without_attention(shape)
+            fixed = self._fixed[key] = (work, bill.by_quality)
         target, drafter = self._attention(shape)
-        spent, known = self.spent, fixed[2]
+        spent, known = self.spent, fixed[1]
         spent[0] += known[0]
         spent[1] += known[1]
         spent[2] += known[2]
         self._spend_attention(shape, target, drafter)
-        return self.engine.combine(fixed[0] + target + drafter, fixed[1])
+        return self._combined(fixed[0], target, drafter)
+
+    def _combined(self, work: Phases, target: float, drafter: float) -> float:
+        if self.engine.ideal:
+            return work[0] + work[1] + work[2] + target + drafter
+        work = work._replace(target_s=work.target_s + target, draft_s=work.draft_s + drafter)
+        return self.engine.seconds(work, self._draft_kind)
 
     def cost(self, shape: StepShape, /) -> StepCost:
         """See `LatencyModel.cost`."""
-        bill, host = self._without_attention(shape)
+        bill, work = self._without_attention(shape)
         target, drafter = self._attention(shape)
         rows, context = shape.rows + shape.prefill_rows, shape.context_tokens + shape.prefill_context
         bill.charge("attention", Price(target, self._target_attention.quality(rows, context)))
         if self._drafter_attention is not None:
             bill.charge("draft", Price(drafter, self._drafter_attention.quality(rows, context)))
+        host = self.engine.host_s(work.rows) + work.launch_target_s + work.launch_draft_s
         components = dict.fromkeys(COMPONENTS, 0.0) | bill.components | {"host": host}
-        return StepCost(components, self.engine.combine(bill.seconds, host), shares(bill.by_quality))
+        return StepCost(components, self._combined(work, target, drafter), shares(bill.by_quality))
 
     @property
     def quality(self) -> dict[str, float]:
@@ -137,24 +155,65 @@ class ComposedLatency:
         if drafter and self._drafter_attention is not None:
             self.spent[self._drafter_attention.quality(rows, context)] += drafter
 
-    def _without_attention(self, shape: StepShape) -> tuple[Bill, float]:
-        """Return the GPU's bill but for attention, and the host's seconds."""
+    def _without_attention(self, shape: StepShape) -> tuple[Bill, Phases]:
+        """Return the GPU's bill but for attention, and the work that it and the launches come to."""
         tokens = shape.verify_tokens + shape.prefill_tokens
         logits = shape.verify_tokens + shape.first_tokens
+        sizes = self._captured(shape.draft_length)
+        run = padded(tokens, sizes)
         bill = Bill()
-        padded = self.engine.padded(tokens)
-        launched = self._forward(bill, self.target, padded, logits, shape.distinct_experts, self.ranks)
-        bill.charge("sampling", self.kernels.sampling(logits, self.target.vocabulary))
+        self._forward(bill, self.target, run, logits, self._distinct(shape.distinct_experts, run - tokens), self.ranks)
+        target = bill.seconds
+        bill.charge("sampling", self._sampling(logits, drafted=shape.verify_tokens > shape.rows))
+        sampling = bill.seconds - target
         self._draft(bill, shape)
-        passes = 0 if self.draft is None or shape.drafter == "dropped" else max(shape.draft_length, 1)
-        return bill, self.engine.host_seconds(shape.rows + shape.prefill_rows, tokens, passes, launched)
+        eager = bool(sizes) and tokens > sizes[-1]
+        work = Phases(
+            target,
+            sampling,
+            bill.seconds - target - sampling,
+            self.engine.launch_target_s(self.target) if eager else 0.0,
+            self._launch_draft(shape),
+            shape.rows + shape.prefill_rows,
+        )
+        return bill, work
+
+    def _captured(self, draft_length: int) -> tuple[int, ...]:
+        """Return the engine's captured sizes: those of its longest draft, or of *draft_length*."""
+        rows, longest = self._limits
+        longest = draft_length if longest is None else longest
+        if longest not in self._sizes:
+            self._sizes[longest] = self.engine.capture_sizes(rows, longest)
+        return self._sizes[longest]
+
+    def _distinct(self, distinct: float, padding: int) -> float:
+        """Return the experts loaded when *padding* tokens too are routed uniformly."""
+        if not padding or not self.engine.padding_routed or not self.target.is_moe:
+            return distinct
+        experts = self.target.experts
+        missed = (1 - self.target.experts_per_token / experts) ** padding
+        return experts - (experts - distinct) * missed
+
+    def _sampling(self, logits: int, drafted: bool) -> Price:
+        engine, vocabulary = self.engine, self.target.vocabulary
+        if not engine.logit_s:
+            return self.kernels.sampling(logits, vocabulary)
+        fixed = engine.rejection_s if drafted else engine.sampling_s
+        return Price(fixed + logits * vocabulary * engine.logit_s, Quality.INTERPOLATED)
+
+    def _launch_draft(self, shape: StepShape) -> float:
+        if self.draft is None or self.draft.model is None or shape.drafter == "dropped":
+            return 0.0
+        return max(shape.draft_length, 1) * self.engine.launch_draft_s(self.draft.model)
 
     def _forward(self, bill: Bill, model: Model, tokens: int, logits: int, distinct: float, ranks: int) -> int:
         """Charge a pass of *tokens* through all layers and of *logits* rows through the head; return its launches."""
         kernels, layers = self.kernels, model.layers
         products, launched = _plan(model, ranks)
+        shown = 1 - self.engine.shared_hidden(tokens)
         for component, times, matrix, width in products:
-            bill.charge(component, kernels.dense(tokens, matrix, width), times)
+            share = shown if component == "shared_expert" else 1.0
+            bill.charge(component, kernels.dense(tokens, matrix, width), times * share)
         bill.charge("norms", kernels.norms(model, tokens), layers)
         if model.is_moe:
             bill.charge("experts", kernels.experts(model, tokens, distinct, 1 / ranks), model.moe_layers)
@@ -180,7 +239,9 @@ class ComposedLatency:
         if not tokens:
             return
         once = Bill()
-        self._forward(once, model, tokens, logits, self._draft_routing.distinct_uniform_rows(tokens, tokens), 1)
+        distinct = self._draft_routing.distinct_uniform_rows(tokens, tokens)
+        launched = self._forward(once, model, tokens, logits, distinct, 1)
+        once.charge("launch_gaps", Price(self.engine.draft_gap_s, Quality.INTERPOLATED), launched)
         once.charge("draft", self.kernels.sampling(logits, model.vocabulary))
         joined = draft.extra_projection_parameters // model.hidden
         if joined:

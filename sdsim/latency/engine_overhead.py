@@ -1,7 +1,12 @@
-"""What a serving engine adds to its kernels: CUDA-graph padding, the capture limit, and time on the host.
+"""What a serving engine adds to its kernels: graph padding, the capture limit, sampling, and time on the host.
 
 An engine file (`data/engines/*.json`, or any path) holds these figures. `ideal` is the kernels in captured graphs
 with no host time and no padding.
+
+The host works ahead of the GPU in one of two ways. Without a drafter, and with drafters not in `synchronous_drafts`,
+the next step is scheduled and launched while this one runs: a step takes the longer of the two. With the others the
+host waits for each step's tokens: it schedules and prepares (the GPU idle), launches the target, the rejection and the
+draft passes, and the GPU works on whatever has been launched.
 """
 
 from __future__ import annotations
@@ -12,11 +17,29 @@ import math
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from sdsim.drafts import KINDS
 from sdsim.errors import CalibrationError, unknown
+from sdsim.models import Model
 
-SCHEMA = 1
+SCHEMA = 2
+
+
+class Phases(NamedTuple):
+    """A step's work: GPU seconds of target, sampling and drafts, and what the host needs to launch them."""
+
+    target_s: float
+    sampling_s: float
+    draft_s: float
+    launch_target_s: float
+    launch_draft_s: float
+    rows: int
+
+    @property
+    def gpu_s(self) -> float:
+        """All of the GPU's work."""
+        return self.target_s + self.sampling_s + self.draft_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,37 +47,96 @@ class EngineOverhead:
     """Overheads of one engine version. Times in s."""
 
     name: str
-    capture_sizes: tuple[int, ...] = ()
-    """Token counts with a captured graph, ascending; empty: any count, without padding."""
+    kernels: str = ""
+    """The kernel backend whose measured tables replace the project's own kernels."""
+    capture_limit: int = 0
+    """Largest token count with a captured graph; 0: every count has one and none is padded."""
+    padding_routed: bool = False
+    """Whether padding tokens are routed like others, as an engine's simulated routing does."""
+    shared_stream_tokens: int = 0
+    """Largest token count at which the shared expert runs beside the routed ones on a stream of its own."""
+    shared_stream_gain: float = 0.0
+    """The largest share of the shared expert's time that this hides."""
+    synchronous_drafts: tuple[str, ...] = ()
+    """Kinds of drafter under which the host waits for each step's tokens before it goes on."""
     host_step_s: float = 0.0
-    """Host time of a step: scheduling, input preparation, output handling."""
+    """Scheduling, input preparation and output handling of a step."""
     host_row_s: float = 0.0
-    """Host time that each row adds."""
+    """What each row adds to that."""
+    host_layer_s: float = 0.0
+    """Launching one layer's attention and dense part without a graph."""
+    host_experts_s: float = 0.0
+    """Launching one layer's routed experts without a graph."""
+    host_shared_s: float = 0.0
+    """Launching one layer's shared expert without a graph."""
+    host_draft_layer_s: float = 0.0
+    """Launching one layer of a draft pass."""
     host_draft_pass_s: float = 0.0
-    """Host time of one draft pass."""
-    eager_kernel_s: float = 0.0
-    """Host time to launch one kernel outside a graph."""
-    overlap: bool = True
-    """Whether the host works while the GPU does: a step then takes the longer of the two."""
+    """What a draft pass costs the host beside its layers."""
+    draft_gap_s: float = 0.0
+    """Time between two kernels of a draft pass launched one by one."""
+    sampling_s: float = 0.0
+    """GPU time of the sampler beside its passes over the logits."""
+    rejection_s: float = 0.0
+    """The same of the rejection sampler."""
+    logit_s: float = 0.0
+    """Time per logit of both; 0: one fused pass, priced by the kernels."""
 
-    def padded(self, tokens: int) -> int:
-        """Return the token count that runs: the next captured size, or *tokens* itself above the largest."""
-        if not self.capture_sizes or tokens > self.capture_sizes[-1]:
-            return tokens
-        return self.capture_sizes[bisect.bisect_left(self.capture_sizes, tokens)]
+    def shared_hidden(self, tokens: int) -> float:
+        """Return the share of a shared expert's time that its own stream hides.
 
-    def captured(self, tokens: int) -> bool:
-        """Return whether a step of *tokens* replays a graph."""
-        return not self.capture_sizes or tokens <= self.capture_sizes[-1]
+        It falls to 0 at half of `shared_stream_tokens`; above, the two streams collide, and it is negative.
+        """
+        if not 0 < tokens <= self.shared_stream_tokens:
+            return 0.0
+        return self.shared_stream_gain * (1 - 1 / tokens - 2 * tokens / self.shared_stream_tokens)
 
-    def host_seconds(self, rows: int, tokens: int, draft_passes: int, kernels: int) -> float:
-        """Return the host's time for a step of *kernels* target kernels."""
-        eager = 0.0 if self.captured(tokens) else kernels * self.eager_kernel_s
-        return self.host_step_s + rows * self.host_row_s + draft_passes * self.host_draft_pass_s + eager
+    def capture_sizes(self, max_num_seqs: int, longest: int) -> tuple[int, ...]:
+        """Return the captured token counts of an engine of *max_num_seqs* rows and at most *longest* drafts.
 
-    def combine(self, gpu_s: float, host_s: float) -> float:
-        """Return the step time from the GPU's and the host's."""
-        return max(gpu_s, host_s) if self.overlap else gpu_s + host_s
+        vLLM's rule: 1, 2, 4, multiples of 8 to 256 and of 16 up to the limit, raised to multiples of a row's tokens.
+        """
+        row = longest + 1
+        limit = min(2 * max_num_seqs * row, self.capture_limit)
+        sizes = [1, 2, 4, *range(8, 257, 8), *range(272, self.capture_limit + 1, 16)]
+        return tuple(sorted({n for s in sizes if (n := math.ceil(s / row) * row) <= limit}))
+
+    def synchronous(self, draft_kind: str | None) -> bool:
+        """Return whether the host waits for each step's tokens."""
+        return draft_kind in self.synchronous_drafts
+
+    @property
+    def ideal(self) -> bool:
+        """Whether the host costs nothing, so that a step is the GPU's work."""
+        host = (self.host_step_s, self.host_row_s, self.host_layer_s, self.host_experts_s, self.host_shared_s)
+        return not any((*host, self.host_draft_layer_s, self.host_draft_pass_s))
+
+    def launch_target_s(self, target: Model) -> float:
+        """Return the host's time to launch *target* without a graph."""
+        experts = target.moe_layers * self.host_experts_s
+        shared = target.moe_layers * self.host_shared_s if target.shared_intermediate else 0.0
+        return target.layers * self.host_layer_s + experts + shared
+
+    def launch_draft_s(self, drafter: Model) -> float:
+        """Return the host's time to launch one pass of *drafter*."""
+        return self.host_draft_pass_s + drafter.layers * self.host_draft_layer_s
+
+    def host_s(self, rows: int) -> float:
+        """Return the host's time of a step of *rows* rows beside its launches."""
+        return self.host_step_s + rows * self.host_row_s
+
+    def seconds(self, work: Phases, draft_kind: str | None) -> float:
+        """Return the time of a step among steps of its kind."""
+        if self.synchronous(draft_kind):
+            target = max(work.target_s, work.launch_target_s)
+            launched = work.launch_target_s + work.launch_draft_s
+            return self.host_s(work.rows) + max(target + work.sampling_s + work.draft_s, launched)
+        return max(work.gpu_s, self.host_s(work.rows) + work.launch_target_s + work.launch_draft_s)
+
+
+def padded(tokens: int, sizes: tuple[int, ...]) -> int:
+    """Return the token count that runs: the next captured size, or *tokens* itself beyond them."""
+    return sizes[bisect.bisect_left(sizes, tokens)] if sizes and tokens <= sizes[-1] else tokens
 
 
 def engine_names() -> list[str]:
@@ -74,7 +156,7 @@ def load_engine(name: str, folder: Path = Path()) -> EngineOverhead:
     try:
         return _parse(path.read_text(), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"engine: cannot read {path}: {error}; name a shipped engine or a JSON file") from None
+        raise CalibrationError(f"{path}: cannot be read: {error}; name a shipped engine or a JSON file") from None
 
 
 def _parse(text: str, place: str) -> EngineOverhead:
@@ -91,7 +173,7 @@ def _parse(text: str, place: str) -> EngineOverhead:
     problems = _problems(figures)
     if problems:
         raise CalibrationError(*(f"{place}: {p}" for p in problems))
-    figures["capture_sizes"] = tuple(figures.get("capture_sizes", ()))
+    figures["synchronous_drafts"] = tuple(figures.get("synchronous_drafts", ()))
     return EngineOverhead(**figures)
 
 
@@ -99,15 +181,21 @@ def _problems(figures: dict[str, Any]) -> list[str]:
     known = {f.name for f in fields(EngineOverhead)}
     problems = [unknown("key", key, known) for key in figures if key not in known]
     for key, value in figures.items():
-        if key.endswith("_s") and not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+        if key.endswith("_s") and not (_number(value) and math.isfinite(value) and value >= 0):
             problems.append(f"{key}: {value!r}; allowed: finite seconds, 0 or more")
-    sizes = figures.get("capture_sizes", [])
-    if (
-        not isinstance(sizes, list)
-        or any(not isinstance(s, int) or s < 1 for s in sizes)
-        or sizes != sorted(set(sizes))
-    ):
-        problems.append("capture_sizes: not an ascending list of positive integers")
-    if not isinstance(figures.get("name"), str):
+    limit = figures.get("capture_limit", 0)
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+        problems.append(f"capture_limit: {limit!r}; allowed: a number of tokens, 0 for no limit")
+    kinds = figures.get("synchronous_drafts", [])
+    if not isinstance(kinds, list) or any(kind not in KINDS for kind in kinds):
+        problems.append(f"synchronous_drafts: {kinds!r}; allowed: a list of {', '.join(KINDS)}")
+    for key in ("name", "kernels"):
+        if not isinstance(figures.get(key, ""), str):
+            problems.append(f"{key}: {figures[key]!r}; allowed: a text")
+    if not figures.get("name"):
         problems.append("name: missing; give the engine and its version")
     return problems
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

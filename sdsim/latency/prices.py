@@ -12,13 +12,25 @@ def even_step(
     routing: Routing, rows: int, draft_length: int, context: float, drafter: Drafter, prefill_tokens: int = 0
 ) -> StepShape:
     """Return the step of *rows* rows that each verify and then draft *draft_length* tokens at *context* tokens."""
+    return verify_step(routing, rows, rows * (1 + draft_length), context, drafter, prefill_tokens, draft_length)
+
+
+def verify_step(
+    routing: Routing,
+    rows: int,
+    tokens: int,
+    context: float,
+    drafter: Drafter,
+    prefill_tokens: int = 0,
+    draft_length: int = 0,
+) -> StepShape:
+    """Return the step of *rows* rows that share *tokens* target positions evenly and then draft *draft_length* each."""
     stored = round(rows * context)
-    tokens = rows * (1 + draft_length)
     return StepShape(
         rows=rows,
         verify_tokens=tokens,
         context_tokens=stored,
-        attention_pairs=stored * (1 + draft_length),
+        attention_pairs=stored * tokens // max(rows, 1),
         prefill_tokens=prefill_tokens,
         prefill_rows=int(prefill_tokens > 0),
         prefill_pairs=prefill_tokens * (prefill_tokens + 1) // 2,
@@ -39,6 +51,15 @@ class Prices:
     def step_seconds(self, rows: int, draft_length: int, context: float, prefill_tokens: int = 0) -> float:
         """See `StepCosts.step_seconds`."""
         return self._latency.seconds(self.shape(rows, draft_length, context, prefill_tokens))
+
+    def verify_seconds(
+        self, rows: int, verify_tokens: int, context: float, prefill_tokens: int = 0, draft_length: int = 0
+    ) -> float:
+        """See `StepCosts.verify_seconds`."""
+        drafter: Drafter = "on" if draft_length else "warm"
+        return self._latency.seconds(
+            verify_step(self._routing, rows, verify_tokens, context, drafter, prefill_tokens, draft_length)
+        )
 
     def off_seconds(self, rows: int, context: float, prefill_tokens: int = 0) -> float:
         """See `StepCosts.off_seconds`."""

@@ -8,20 +8,10 @@ plain kernels reach (`gpus.yaml`). A lower bound in spirit: measured kernels are
 from __future__ import annotations
 
 from sdsim.gpus import Gpu
+from sdsim.latency import work
 from sdsim.latency.quality import FREE, Price, Quality
 from sdsim.matrices import Matrix
 from sdsim.models import Model
-
-NORM_PASSES = 10
-"""Reads and writes of the hidden state a layer makes outside its matrix products: two norms, residuals, rotary."""
-SAMPLING_PASSES = 3
-"""Passes over fp32 logits: written by the head, read for the maximum and sum, read for the residual."""
-
-
-def product_work(tokens: int, matrix: Matrix, weight_bytes: float) -> tuple[float, float]:
-    """Return the bytes and the flops of a product of *tokens* rows, activations in 16 bits."""
-    parameters = matrix.inputs * matrix.outputs
-    return parameters * weight_bytes + 2.0 * tokens * (matrix.inputs + matrix.outputs), 2.0 * tokens * parameters
 
 
 class RooflineKernels:
@@ -42,16 +32,14 @@ class RooflineKernels:
 
     def dense(self, tokens: int, matrix: Matrix, weight_bytes: float) -> Price:
         """Weights, inputs and outputs pass once."""
-        return self.price(*product_work(tokens, matrix, weight_bytes), weight_bytes) if tokens else FREE
+        return self.price(*work.product(tokens, matrix, weight_bytes), weight_bytes) if tokens else FREE
 
     def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
         """Each distinct expert's weights are read once; every token computes in `experts_per_token` of them."""
         if not tokens:
             return FREE
-        weights = distinct * model.expert_parameters * model.expert_bytes
-        activations = tokens * model.experts_per_token * 2.0 * (2 * model.hidden + 3 * model.expert_intermediate)
-        flops = 2.0 * tokens * model.experts_per_token * model.expert_parameters
-        return self.price((weights + activations) * share, flops * share, model.expert_bytes)
+        size, flops = work.experts(model, tokens, distinct)
+        return self.price(size * share, flops * share, model.expert_bytes)
 
     def attention(self, model: Model, share: float) -> RooflineAttention:
         """KV is read once per row; scores and values cost 4 flops per query head, pair and head dimension.
@@ -60,17 +48,26 @@ class RooflineKernels:
         on every rank.
         """
         mla = model.mla
-        size = model.kv_bytes_per_token / model.layers * (1.0 if mla else share)
-        width = 4.0 * model.head_dim if mla is None else 2.0 * (2 * mla.kv_lora_rank + mla.rope_dim)
-        return RooflineAttention(size / self.bytes_per_s, width * model.heads * share / self.flops_per_s)
+        if mla is not None:
+            per_token, per_query = model.kv_bytes_per_token / model.layers, 0.0
+            per_pair = 2.0 * (2 * mla.kv_lora_rank + mla.rope_dim) * model.heads * share
+        else:
+            heads = model.heads * share, model.kv_heads * share, model.head_dim
+            per_token = work.attention(*heads, 1, 0, 0).size
+            per_query = work.attention(*heads, 0, 1, 0).size
+            per_pair = work.attention(*heads, 0, 0, 1).flops
+        rates = self.bytes_per_s, self.flops_per_s
+        return RooflineAttention(per_token / rates[0], per_query / rates[0], per_pair / rates[1])
 
     def norms(self, model: Model, tokens: int) -> Price:
-        """Memory passes over the hidden states."""
-        return self.price(NORM_PASSES * tokens * model.hidden * 2.0, 0.0)
+        """Two norms, the rotary embedding, and the activation of a dense feed-forward or a shared expert."""
+        width = model.shared_intermediate or (model.intermediate if model.dense_layers else 0)
+        size = 2 * work.norm(tokens, model.hidden).size + work.silu(tokens, width).size
+        return self.price(size + work.rope(tokens, model.heads, model.kv_heads, model.head_dim).size, 0.0)
 
     def sampling(self, rows: int, vocabulary: int) -> Price:
-        """Passes over fp32 logits."""
-        return self.price(SAMPLING_PASSES * rows * vocabulary * 4.0, 0.0)
+        """The passes over the logits."""
+        return self.price(*work.sampling(rows, vocabulary))
 
     def all_reduce(self, size: float, ranks: int) -> Price:
         """Alpha-beta cost of a ring: 2 (n - 1) / n of the bytes over the link, and a latency."""
@@ -79,14 +76,18 @@ class RooflineKernels:
 
 
 class RooflineAttention:
-    """Bytes of KV, or scores, whichever takes longer. Seconds per stored token and per query-key pair of a layer."""
+    """Bytes of KV, queries and outputs, or scores, whichever takes longer.
 
-    def __init__(self, per_token: float, per_pair: float) -> None:
-        self._per_token, self._per_pair = per_token, per_pair
+    Seconds of a layer per stored token, per query position and per query-key pair.
+    """
+
+    def __init__(self, per_token: float, per_query: float, per_pair: float) -> None:
+        self._per_token, self._per_query, self._per_pair = per_token, per_query, per_pair
 
     def verify(self, rows: int, queries: int, context: int, pairs: int) -> float:
         """See `Attention.verify`."""
-        read, scores = (context + queries) * self._per_token, pairs * self._per_pair
+        read = (context + queries) * self._per_token + queries * self._per_query
+        scores = pairs * self._per_pair
         return read if read > scores else scores
 
     prefill = verify

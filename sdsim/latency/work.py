@@ -1,0 +1,65 @@
+"""The bytes that each kernel must move and the flops that it must do, in one place: the roofline's, the family fits',
+and, held equal by a test, the kernels' own.
+
+Inputs are read once and outputs written once; what a kernel writes and its successor reads at once (a MoE layer's
+intermediates, sampling's logits from the head) stays in the second-level cache or is counted where it is read.
+Activations, keys and values have 16 bits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sdsim.matrices import Matrix
+from sdsim.models import Model
+
+WIDTH = 2.0
+"""Bytes of an activation."""
+
+
+class Work(NamedTuple):
+    """Bytes and flops of one kernel."""
+
+    size: float
+    flops: float
+
+
+def product(tokens: int, matrix: Matrix, weight_bytes: float) -> Work:
+    """A product of *tokens* rows with a matrix."""
+    parameters = matrix.inputs * matrix.outputs
+    return Work(
+        parameters * weight_bytes + WIDTH * tokens * (matrix.inputs + matrix.outputs), 2.0 * tokens * parameters
+    )
+
+
+def experts(model: Model, tokens: int, distinct: float) -> Work:
+    """One layer's routed experts: *tokens* tokens that load *distinct* experts."""
+    weights = distinct * model.expert_parameters * model.expert_bytes
+    flops = 2.0 * tokens * model.experts_per_token * model.expert_parameters
+    return Work(weights + 2 * WIDTH * tokens * model.hidden, flops)
+
+
+def attention(heads: int, kv_heads: int, head_dim: int, stored: float, queries: float, pairs: float) -> Work:
+    """One layer's attention of *queries* positions over *stored* keys, theirs included, in *pairs* visible pairs."""
+    kv, in_and_out = 2 * stored * kv_heads * head_dim, 2 * queries * heads * head_dim
+    return Work(WIDTH * (kv + in_and_out), 4.0 * heads * head_dim * pairs)
+
+
+def norm(tokens: int, hidden: int) -> Work:
+    """One norm: branch and residual in, residual and normed out."""
+    return Work(WIDTH * 4 * tokens * hidden, 0.0)
+
+
+def rope(tokens: int, heads: int, kv_heads: int, head_dim: int) -> Work:
+    """The rotary embedding and the cache's update: query, key and value in and out."""
+    return Work(WIDTH * 2 * tokens * (heads + 2 * kv_heads) * head_dim, 0.0)
+
+
+def silu(tokens: int, intermediate: int) -> Work:
+    """SiLU times up: gate and up in, their product out."""
+    return Work(WIDTH * 3 * tokens * intermediate, 0.0)
+
+
+def sampling(rows: int, vocabulary: int) -> Work:
+    """Sampling of *rows* rows: the logits once for the distribution and once for the draw."""
+    return Work(WIDTH * 2 * rows * vocabulary, 0.0)
