@@ -25,6 +25,7 @@ class Gemm:
     num_warps: int
     num_stages: int
     group: int = 1  # tiles that share a weight block back to back, so that its second read hits L2
+    wide: bool = False  # tokens are the M operand, weights the N
 
     def shared_bytes(self, matrices: int) -> int:
         """Shared memory of the pipeline's buffers; the compiler adds a little."""
@@ -71,10 +72,17 @@ DOWN = {
 }
 
 
-def candidates(table: dict[int, tuple[tuple[int, int, int, int], ...]], block_m: int, many: bool) -> list[Gemm]:
+GATE_UP_WIDE = ((128, 64, 8, 4), (128, 64, 8, 3))  # N is twice block_n
+DOWN_WIDE = ((256, 64, 8, 4), (256, 64, 8, 3))
+Table = dict[int, tuple[tuple[int, int, int, int], ...]]
+
+
+def candidates(table: Table, block_m: int, many: bool) -> list[Gemm]:
     """Configurations worth timing for *block_m*; *many* says that experts span several tiles."""
     group = 16 if block_m == 128 else 4 if many else 1
-    return [Gemm(block_m, n, k, warps, stages, group) for n, k, warps, stages in table[block_m]]
+    found = [Gemm(block_m, n, k, warps, stages, group) for n, k, warps, stages in table[block_m]]
+    wide = (GATE_UP_WIDE if table is GATE_UP else DOWN_WIDE) if block_m == 128 else ()
+    return found + [Gemm(block_m, *sizes, group, wide=True) for sizes in wide]
 
 
 def rule(key: MoeKey, tokens: int) -> Moe:

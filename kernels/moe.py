@@ -42,7 +42,8 @@ def gate_up_silu(
     found, count, block_p = tiles
     expert, pairs = found or (ids, ids)
     even = hidden % config.block_k == 0 and inter % config.block_n == 0
-    moe_kernels.gate_up_silu[(count * cdiv(inter, config.block_n),)](
+    kernel = moe_kernels.gate_up_silu_wide if config.wide else moe_kernels.gate_up_silu
+    kernel[(count * cdiv(inter, config.block_n),)](
         x,
         w,
         y,
@@ -76,7 +77,8 @@ def down_weighted(
     found, count, block_p = tiles
     expert, pairs = found or (ids, ids)
     even = inter % config.block_k == 0 and hidden % config.block_n == 0
-    moe_kernels.down[(count * cdiv(hidden, config.block_n),)](
+    kernel = moe_kernels.down_wide if config.wide else moe_kernels.down
+    kernel[(count * cdiv(hidden, config.block_n),)](
         y,
         w,
         weights,

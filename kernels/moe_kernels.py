@@ -1,6 +1,8 @@
-"""The three programs of a MoE layer; moe.py says what they compute together.
+"""The programs of a MoE layer; moe.py says what they compute together.
 
-Weights are the M operand ("swap AB"), so that 16 tokens still lower to wgmma, whose M is 64.
+Weights are the M operand ("swap AB"), so that 16 tokens still lower to wgmma, whose M is 64. Where experts hold a
+hundred tokens and more, the `_wide` programs take tokens as M and 256 weight rows as N: each byte from shared memory
+then feeds twice the arithmetic.
 """
 
 import triton
@@ -73,6 +75,76 @@ def gate_up_silu(
     act = gate / (1.0 + tl.exp(-gate)) * up
     at = y + tl.where(real, pair, 0)[None, :].to(tl.int64) * inter + n[:, None]
     tl.store(at, act.to(y.dtype.element_ty), mask=real[None, :] & (n < inter)[:, None])
+
+
+@triton.jit(do_not_specialize=["tiles", "pairs", "topk"])
+def gate_up_silu_wide(
+    x, w, y, ids, tile_expert, tile_pairs, tiles, pairs, topk, hidden, inter, block_m: tl.constexpr,
+    block_n: tl.constexpr, block_k: tl.constexpr, block_p: tl.constexpr, group: tl.constexpr, even: tl.constexpr,
+    upcast: tl.constexpr,
+):  # fmt: skip
+    tile, block = _place(tiles, tl.cdiv(inter, block_n), group)
+    expert, pair = _pairs_of(tile, ids, tile_expert, tile_pairs, pairs, block_m, block_p)
+    if expert < 0:
+        return
+    real = pair >= 0
+    token = tl.where(real, pair, 0) // topk
+    j = tl.arange(0, 2 * block_n)  # gate rows, then up rows
+    n = block * block_n + j % block_n
+    k = tl.arange(0, block_k)
+    x_at = x + token[:, None] * hidden + k[None, :]
+    row = n + (j // block_n) * inter
+    w_at = w + expert.to(tl.int64) * 2 * inter * hidden + row[None, :] * hidden + k[:, None]
+    acc = tl.zeros((block_m, 2 * block_n), tl.float32)
+    for start in range(0, hidden, block_k):
+        if even:
+            xt = tl.load(x_at + start, mask=real[:, None], other=0.0)
+            wt = tl.load(w_at + start)
+        else:
+            xt = tl.load(x_at + start, mask=real[:, None] & (start + k < hidden)[None, :], other=0.0)
+            wt = tl.load(w_at + start, mask=(n < inter)[None, :] & (start + k < hidden)[:, None], other=0.0)
+        if upcast:
+            xt = xt.to(tl.float32)
+            wt = wt.to(tl.float32)
+        acc = tl.dot(xt, wt, acc)
+    gate, up = tl.split(tl.permute(tl.reshape(acc, (block_m, 2, block_n)), (0, 2, 1)))
+    act = gate / (1.0 + tl.exp(-gate)) * up
+    n = block * block_n + tl.arange(0, block_n)
+    at = y + tl.where(real, pair, 0)[:, None].to(tl.int64) * inter + n[None, :]
+    tl.store(at, act.to(y.dtype.element_ty), mask=real[:, None] & (n < inter)[None, :])
+
+
+@triton.jit(do_not_specialize=["tiles", "pairs"])
+def down_wide(
+    y, w, weights, part, ids, tile_expert, tile_pairs, tiles, pairs, hidden, inter, block_m: tl.constexpr,
+    block_n: tl.constexpr, block_k: tl.constexpr, block_p: tl.constexpr, group: tl.constexpr, even: tl.constexpr,
+    upcast: tl.constexpr,
+):  # fmt: skip
+    tile, block = _place(tiles, tl.cdiv(hidden, block_n), group)
+    expert, pair = _pairs_of(tile, ids, tile_expert, tile_pairs, pairs, block_m, block_p)
+    if expert < 0:
+        return
+    real = pair >= 0
+    row = tl.where(real, pair, 0).to(tl.int64)
+    n = block * block_n + tl.arange(0, block_n)
+    k = tl.arange(0, block_k)
+    y_at = y + row[:, None] * inter + k[None, :]
+    w_at = w + expert.to(tl.int64) * hidden * inter + n[None, :] * inter + k[:, None]
+    acc = tl.zeros((block_m, block_n), tl.float32)
+    for start in range(0, inter, block_k):
+        if even:
+            yt = tl.load(y_at + start, mask=real[:, None], other=0.0)
+            wd = tl.load(w_at + start)
+        else:
+            yt = tl.load(y_at + start, mask=real[:, None] & (start + k < inter)[None, :], other=0.0)
+            wd = tl.load(w_at + start, mask=(n < hidden)[None, :] & (start + k < inter)[:, None], other=0.0)
+        if upcast:
+            yt = yt.to(tl.float32)
+            wd = wd.to(tl.float32)
+        acc = tl.dot(yt, wd, acc)
+    acc *= tl.load(weights + row, mask=real, other=0.0)[:, None]
+    at = part + row[:, None] * hidden + n[None, :]
+    tl.store(at, acc.to(part.dtype.element_ty), mask=real[:, None] & (n < hidden)[None, :])
 
 
 @triton.jit(do_not_specialize=["tiles", "pairs"])

@@ -41,7 +41,7 @@ class System:
     target: Model
     draft: Draft | None
     latency: Callable[..., ComposedLatency]
-    """Makes a latency model that keeps its own account of what its prices rest on; takes the longest draft, if known."""
+    """Makes a latency model with its own account of what its prices rest on; takes the longest draft, if known."""
     routing: Routing
     prices: Prices
 
