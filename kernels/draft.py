@@ -1,18 +1,23 @@
-"""Drafts: a small dense decoder and an EAGLE-style one-layer head. A draft's K steps are one CUDA graph, as launches
-would dominate them.
+"""Decoders: a target, or a small dense draft, and an EAGLE-style one-layer head.
 
-The first pass runs over the rows just verified (q_len of them per sequence, their keys and values enter the draft's
-cache), then K - 1 passes over one token each. Next tokens are greedy.
+A draft's first pass runs over the rows just verified (q_len of them per sequence, their keys and values enter the
+draft's cache), then K - 1 passes over one token each. Next tokens are greedy. Launches would dominate a draft's steps:
+capture them in one CUDA graph.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
 from kernels import dense
-from kernels.layer import Cache, Layer, Pass, random_weight
+from kernels.layer import ROPE_BASE, Layer, Pass, Rows, random_weight
 from kernels.rejection import sample
+from kernels.rope import rope_table
 from kernels.shapes import Shape
+
+ALL = slice(None)
 
 
 def greedy(logits: Tensor) -> Tensor:
@@ -22,48 +27,67 @@ def greedy(logits: Tensor) -> Tensor:
 
 
 class Decoder:
-    """A dense decoder with its own cache for *batch* sequences of up to *length* tokens; lm_head is the embedding."""
+    """Embedding, layers and head over *pages* KV pages, which the callers' block tables share out among sequences of
+    up to *length* tokens.
+    """
 
     def __init__(
-        self, shape: Shape, batch: int, length: int, dtype: torch.dtype = torch.bfloat16, device: str = "cuda"
+        self, shape: Shape, pages: int, length: int, dtype: torch.dtype = torch.bfloat16, device: str = "cuda"
     ) -> None:
-        self.shape = shape
-        self.cache = Cache(batch, length, shape.head_dim, device)
-        self.embed = random_weight(shape.vocab, shape.hidden, dtype=dtype, device=device)
-        self.norm = 1 + random_weight(shape.hidden, dtype=dtype, device=device)
-        self.layers = [Layer(shape, self.cache.pages, dtype, device) for _ in range(shape.layers)]
+        s, self.shape = shape, shape
+        self.angles = rope_table(length, s.head_dim, ROPE_BASE, device)
+        self.embed = random_weight(s.vocab, s.hidden, dtype=dtype, device=device)
+        self.norm = 1 + random_weight(s.hidden, dtype=dtype, device=device)
+        self.lm_head = self.embed if s.tied else random_weight(s.vocab, s.hidden, dtype=dtype, device=device)
+        self.layers = [Layer(s, pages, dtype, device) for _ in range(s.layers)]
 
     def input(self, tokens: Tensor, _hidden: Tensor | None) -> Tensor:
-        """What enters the first layer: [B * q_len, H]."""
+        """What enters the first layer: [T, H]."""
         return embedding(tokens.flatten(), self.embed)
 
-    def forward(self, tokens: Tensor, seq_lens: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """tokens [B, q_len] ending at seq_lens [B]: logits [B, V] after the last, and its hidden state [B, 1, H]."""
-        batch, q_len = tokens.shape
-        c, x = self.cache, self.input(tokens, hidden)
-        p = Pass(batch, q_len, c.block_table, seq_lens, c.length, c.angles, x)
-        for layer in self.layers:
+    def states(
+        self, tokens: Tensor, rows: list[Rows], hidden: Tensor | None = None, depth: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The last layer's branch and residual [T, H] of the new tokens of *rows*, [T] in their order.
+
+        Only the first *depth* layers run if it is given: enough to compile every kernel.
+        """
+        p = Pass(rows, self.angles, self.input(tokens, hidden))
+        for layer in self.layers[:depth]:
             layer(p)
         if p.residual is None:
             raise ValueError("a decoder needs a layer")
-        x, residual = (t.view(batch, q_len, -1)[:, -1].contiguous() for t in (p.x, p.residual))
+        return p.x, p.residual
+
+    def forward(
+        self, tokens: Tensor, rows: list[Rows], at: slice | Tensor = ALL, hidden: Tensor | None = None,
+        depth: int | None = None, out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Logits [n, V] after the positions *at* of tokens [T], into *out* if given, and hidden states [n, H] there."""
+        x, residual = (t[at].contiguous() for t in self.states(tokens, rows, hidden, depth))
         y = dense.add_rms_norm(x, residual, self.norm)
-        return dense.project(y, self.head()), residual[:, None]
+        return dense.project(y, self.lm_head, out=out), residual
 
-    def head(self) -> Tensor:
-        """lm_head weight [V, H]."""
-        return self.embed
+    def propose(
+        self, tokens: Tensor, rows: list[Rows], steps: int, hidden: Tensor | None = None,
+        at: slice | Tensor | None = None, then: Rows | None = None, depth: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """*steps* greedy tokens [R, steps] int32 after the positions *at* of tokens [T].
 
-    def propose(self, tokens: Tensor, seq_lens: Tensor, steps: int, hidden: Tensor | None = None) -> Tensor:
-        """*steps* greedy tokens [B, steps] int32 after tokens [B, q_len], which end at position seq_lens - 1."""
-        lens = seq_lens.clone()
-        out = []
+        *then* are the R sequences with their lengths up to there. By default: those of the first *rows*, each from its
+        last token on.
+        """
+        first = rows[0]
+        at = slice(first.q_len - 1, None, first.q_len) if at is None else at
+        then = replace(first if then is None else then, q_len=1, prompt=False)
+        then = replace(then, seq_lens=then.seq_lens.clone())
+        out: list[Tensor] = []
         for step in range(steps):
-            logits, hidden = self.forward(tokens, lens, hidden)
-            tokens = greedy(logits)
-            out.append(tokens)
+            logits, hidden = self.forward(tokens, rows, at, hidden, depth)
+            out.append(greedy(logits))
             if step + 1 < steps:
-                lens += 1
+                then.seq_lens += 1
+                tokens, rows, at = out[-1], [then], ALL
         return torch.cat(out, dim=1)
 
     def reference(self, tokens: Tensor) -> Tensor:
@@ -71,7 +95,7 @@ class Decoder:
         x = embedding(tokens, self.embed)
         for layer in self.layers:
             x = layer.reference(x)
-        return dense.rms_norm_reference(x[-1], self.norm) @ self.head().double().T
+        return dense.rms_norm_reference(x[-1], self.norm) @ self.lm_head.double().T
 
 
 class EagleHead(Decoder):
@@ -81,43 +105,14 @@ class EagleHead(Decoder):
     """
 
     def __init__(
-        self, shape: Shape, batch: int, length: int, dtype: torch.dtype = torch.bfloat16, device: str = "cuda"
+        self, shape: Shape, pages: int, length: int, dtype: torch.dtype = torch.bfloat16, device: str = "cuda"
     ) -> None:
-        super().__init__(shape, batch, length, dtype, device)
+        super().__init__(shape, pages, length, dtype, device)
         self.fuse = random_weight(shape.hidden, 2 * shape.hidden, dtype=dtype, device=device)
-        self.lm_head = random_weight(shape.vocab, shape.hidden, dtype=dtype, device=device)
 
     def input(self, tokens: Tensor, hidden: Tensor | None) -> Tensor:
-        """Projection of the tokens' embeddings beside the hidden states [B, q_len, H] that preceded them."""
+        """Projection of the tokens' embeddings beside the hidden states [T, H] that preceded them."""
         if hidden is None:
             raise ValueError("an EAGLE head needs the target's hidden states")
         embedded = embedding(tokens.flatten(), self.embed)
         return dense.project(torch.cat([embedded, hidden.reshape(embedded.shape)], dim=1), self.fuse)
-
-    def head(self) -> Tensor:
-        """lm_head weight [V, H]."""
-        return self.lm_head
-
-
-class CapturedDraft:
-    """`propose` of a fixed batch, q_len and number of steps, captured once: call with new tokens and lengths."""
-
-    def __init__(self, draft: Decoder, batch: int, q_len: int, steps: int) -> None:
-        device, dtype = draft.embed.device, draft.embed.dtype
-        self.tokens = torch.zeros((batch, q_len), dtype=torch.int32, device=device)
-        self.seq_lens = torch.full((batch,), q_len, dtype=torch.int32, device=device)
-        self.hidden = torch.zeros((batch, q_len, draft.shape.hidden), dtype=dtype, device=device)
-        draft.propose(self.tokens, self.seq_lens, steps, self.hidden)  # compiles outside the capture
-        torch.cuda.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.out = draft.propose(self.tokens, self.seq_lens, steps, self.hidden)
-
-    def __call__(self, tokens: Tensor, seq_lens: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Drafts [B, steps]; the tensor is overwritten by the next call."""
-        self.tokens.copy_(tokens)
-        self.seq_lens.copy_(seq_lens)
-        if hidden is not None:
-            self.hidden.copy_(hidden)
-        self.graph.replay()
-        return self.out

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from kernels import dense, verify_attention
+from kernels import dense, prefill_attention, verify_attention
 from kernels._triton import cdiv
 from kernels.moe import experts_mlp
 from kernels.rope import rope_and_cache, rope_reference, rope_table
@@ -21,14 +21,30 @@ ROPE_BASE = 1e6
 
 
 @dataclass
-class Pass:
-    """One forward's rows: q_len new tokens of each sequence, counted in seq_lens [B]; x, residual [B * q_len, H]."""
+class Rows:
+    """Sequences that bring q_len new tokens each, counted in seq_lens [B] int32; block_table [B, pages] int32.
 
-    batch: int
+    *max_length* is the host's bound on seq_lens. A `prompt` is one sequence of exactly that length, its new tokens so
+    many that prefill attention computes them.
+    """
+
     q_len: int
     block_table: Tensor
     seq_lens: Tensor
     max_length: int
+    prompt: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """New tokens of all sequences."""
+        return self.q_len * self.seq_lens.shape[0]
+
+
+@dataclass
+class Pass:
+    """One forward: x, residual [T, H] hold the new tokens of all *rows*, in their order."""
+
+    rows: list[Rows]
     angles: Tensor
     x: Tensor
     residual: Tensor | None = None
@@ -71,7 +87,7 @@ class Layer:
         self.qk_norms = (1 + weight(s.head_dim), 1 + weight(s.head_dim)) if s.qk_norm else None
         self.k_cache = torch.empty((pages, s.kv_heads, PAGE, s.head_dim), dtype=dtype, device=device).normal_()
         self.v_cache = torch.empty_like(self.k_cache).normal_()
-        self.logits: Tensor | None = None  # injected router logits [T, E]: they decide how many experts a step touches
+        self.expert_ids: Tensor | None = None  # [T or more, topk] int32: take the router's place, which still runs
         width = s.shared_intermediate if s.experts else s.intermediate
         if width:
             self.gate_up, self.down = weight(2 * width, s.hidden), weight(s.hidden, width)
@@ -91,22 +107,33 @@ class Layer:
         if not s.experts:
             return self.mlp(y)
         routed = dense.project(y, self.router)
-        weights, ids = top_k(routed if self.logits is None else self.logits, s.topk, s.renormalise)
+        weights, ids = top_k(routed, s.topk, s.renormalise)
+        if self.expert_ids is not None:
+            ids = self.expert_ids[: len(y)]
         shared = self.mlp(y) if s.shared_intermediate else None
         gate = dense.project(y, self.shared_gate) if self.shared_gate is not None else None
         return experts_mlp(y, self.experts_gate_up, self.experts_down, weights, ids, shared=shared, shared_gate=gate)
 
+    def attention(self, qkv: Tensor, p: Pass) -> Tensor:
+        """qkv [T, (heads + 2 kv) D] -> [T, heads D], rows after rows; new keys and values go to the cache."""
+        s, k_cache, v_cache = self.shape, self.k_cache, self.v_cache
+        out = qkv.new_empty((len(qkv), s.heads * s.head_dim))
+        sizes = [rows.tokens for rows in p.rows]
+        for rows, new, to in zip(p.rows, qkv.split(sizes), out.split(sizes), strict=True):
+            table, lens = rows.block_table, rows.seq_lens
+            q = rope_and_cache(new, p.angles, table, lens, k_cache, v_cache, rows.q_len, s.heads, self.qk_norms)
+            to = to.view(q.shape)
+            if rows.prompt:
+                to[0] = prefill_attention.attend_pages(q[0], k_cache, v_cache, table[0], rows.max_length)
+            else:
+                verify_attention.attend(q, k_cache, v_cache, table, lens, rows.max_length, out=to)
+        return out
+
     def __call__(self, p: Pass) -> None:
         """Advance p.x and p.residual by this layer; new keys and values go to its cache."""
-        s = self.shape
         y = dense.add_rms_norm(p.x, p.residual, self.norm_1)
         p.residual = p.x if p.residual is None else p.residual
-        qkv = dense.project(y, self.qkv, self.bias)
-        q = rope_and_cache(
-            qkv, p.angles, p.block_table, p.seq_lens, self.k_cache, self.v_cache, p.q_len, s.heads, self.qk_norms
-        )
-        a = verify_attention.attend(q, self.k_cache, self.v_cache, p.block_table, p.seq_lens, p.max_length)
-        o = dense.project(a.view(len(y), -1), self.o)
+        o = dense.project(self.attention(dense.project(y, self.qkv, self.bias), p), self.o)
         p.x = self.feed_forward(dense.add_rms_norm(o, p.residual, self.norm_2))
 
     def reference(self, x: Tensor) -> Tensor:
@@ -154,15 +181,15 @@ class Stack:
         self.set_pass(batch, q_len, context, shape.hidden, dtype)
 
     def set_pass(self, batch: int, q_len: int, context: int, hidden: int, dtype: torch.dtype = torch.bfloat16) -> None:
-        """The rows that the next calls run over."""
+        """What the next calls run over."""
         device = self.cache.device
         lens = torch.full((batch,), context, dtype=torch.int32, device=device)
         x = torch.empty((batch * q_len, hidden), dtype=dtype, device=device).normal_()
-        self.rows = Pass(batch, q_len, self.cache.block_table, lens, context, self.cache.angles, x, x.clone())
+        self.input = Pass([Rows(q_len, self.cache.block_table, lens, context)], self.cache.angles, x, x.clone())
 
     def __call__(self) -> Tensor:
         """One forward through every layer; the input stays as it was, the residual accumulates."""
-        p = replace(self.rows)
+        p = replace(self.input)
         for layer in self.layers:
             layer(p)
         return p.x

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from kernels import moe, rope, routing, verify_attention
 from kernels.draft import Decoder, EagleHead
-from kernels.layer import Cache, Stack, random_weight
+from kernels.layer import Cache, Rows, Stack, random_weight
 from kernels.measure import WEIGHT_SETS, Case, activations, rotate
 from kernels.shapes import Shape
 
@@ -40,23 +40,25 @@ def draft_case(shape: Shape, batch: int, q_len: int, context: int, steps: int = 
     """
     s = shape
     head = s.layers == 1
-    decoder = (EagleHead if head else Decoder)(s, batch, context + steps, device=device)
+    cache = Cache(batch, context + steps, s.head_dim, device)
+    decoder = (EagleHead if head else Decoder)(s, cache.pages, cache.length, device=device)
     tokens = [torch.randint(0, s.vocab, (batch, q_len), dtype=torch.int32, device=device) for _ in range(WEIGHT_SETS)]
     hidden = activations(batch, q_len, s.hidden, device=device)
     lens = torch.full((batch,), context, dtype=torch.int32, device=device)
+    rows = [Rows(q_len, cache.block_table, lens, cache.length)]
     weights = 2 * (parameters(s) + (2 * s.hidden**2 if head else 0))
     kv = s.layers * verify_attention.bytes_moved([context] * batch, q_len, s.heads, s.kv_heads, s.head_dim)
-    rows = batch * (q_len + steps - 1)
+    passed = batch * (q_len + steps - 1)
     return Case(
         "eagle" if head else "draft", "triton+cublas", {"model": s.name},
-        rotate(WEIGHT_SETS, lambda i: decoder.propose(tokens[i], lens, steps, hidden[i] if head else None)),
-        steps * (weights + kv), 2 * rows * parameters(s), weights, steps * (13 * s.layers + 8),
+        rotate(WEIGHT_SETS, lambda i: decoder.propose(tokens[i], rows, steps, hidden[i] if head else None)),
+        steps * (weights + kv), 2 * passed * parameters(s), weights, steps * (13 * s.layers + 8),
         {"tokens": batch * q_len, "batch": batch, "context": context, "q_len": q_len, "steps": steps},
     )  # fmt: skip
 
 
 def stack_case(shape: Shape, layers: int, batch: int, q_len: int, context: int, device: str = "cuda") -> Case:
-    """*layers* captured decoder layers; a MoE's router logits are injected under the uniform law."""
+    """*layers* captured decoder layers; a MoE's expert ids are injected under the uniform law."""
     s, tokens = shape, batch * q_len
     stack = Stack(s, layers, batch, q_len, context, device=device)
     projections = s.hidden * (s.qkv + s.heads * s.head_dim + 3 * (s.shared_intermediate or s.intermediate))
@@ -64,9 +66,8 @@ def stack_case(shape: Shape, layers: int, batch: int, q_len: int, context: int, 
     if s.experts:
         generator = torch.Generator(device=device).manual_seed(0)
         for layer in stack.layers:
-            ids = routing.inject_topk_ids(tokens, s.experts, s.topk, generator=generator)
-            distinct = routing.distinct_experts(ids)
-            layer.logits = routing.inject_logits(ids, s.experts)
+            layer.expert_ids = routing.inject_topk_ids(tokens, s.experts, s.topk, generator=generator)
+            distinct = routing.distinct_experts(layer.expert_ids)
         weights += moe.bytes_moved(tokens, distinct, s.hidden, s.expert_intermediate)
         flops += moe.flops(tokens, s.topk, s.hidden, s.expert_intermediate)
     kv = verify_attention.bytes_moved([context] * batch, q_len, s.heads, s.kv_heads, s.head_dim)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from kernels import configs, dense, draft, moe, prefill_attention, rejection, rope, routing, verify_attention
-from kernels.layer import Cache, random_weight
+from kernels.layer import Cache, Rows, random_weight
 from kernels.shapes import Shape
-from kernels.timing import poison
+from kernels.timing import capture, poison
 
 
 def relative_error(out: Tensor, ref: Tensor) -> float:
@@ -155,17 +155,23 @@ def check_decoder(shape: Shape, device: str) -> float:
 
 def decoder_error(shape: Shape, device: str) -> float:
     """See `check_decoder`: one random decoder."""
-    decoder = draft.Decoder(shape, 2, 64, device=device)
+    cache = Cache(2, 64, shape.head_dim, device)
+    decoder = draft.Decoder(shape, cache.pages, cache.length, device=device)
     tokens = torch.randint(0, shape.vocab, (2, 12), dtype=torch.int32, device=device)
-    decoder.forward(tokens[:, :8], torch.full((2,), 8, dtype=torch.int32, device=device))
-    logits, _ = decoder.forward(tokens[:, 8:], torch.full((2,), 12, dtype=torch.int32, device=device))
+    for low, high in ((0, 8), (8, 12)):
+        lens = torch.full((2,), high, dtype=torch.int32, device=device)
+        new = Rows(high - low, cache.block_table, lens, cache.length)
+        logits, _ = decoder.forward(tokens[:, low:high], [new], slice(new.q_len - 1, None, new.q_len))
     return max(relative_error(logits[b], decoder.reference(tokens[b])) for b in range(2)) / 3
 
 
 def check_graph(shape: Shape, device: str) -> float:
     """Share of drafts that a captured proposal gives differently from the eager one."""
-    decoder = draft.Decoder(shape, 3, 64, device=device)
+    cache = Cache(3, 64, shape.head_dim, device)
+    decoder = draft.Decoder(shape, cache.pages, cache.length, device=device)
     tokens = torch.randint(0, shape.vocab, (3, 5), dtype=torch.int32, device=device)
-    lens = torch.full((3,), 20, dtype=torch.int32, device=device)
-    captured = draft.CapturedDraft(decoder, 3, 5, 4)
-    return float((captured(tokens, lens) != decoder.propose(tokens, lens, 4)).double().mean())
+    rows = [Rows(5, cache.block_table, torch.full((3,), 20, dtype=torch.int32, device=device), cache.length)]
+    eager = decoder.propose(tokens, rows, 4)
+    graph, (captured,) = capture([lambda: decoder.propose(tokens, rows, 4)], 1)
+    graph.replay()
+    return float((captured != eager).double().mean())

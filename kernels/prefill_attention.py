@@ -1,14 +1,17 @@
 """Chunked prefill: causal attention of a chunk of one prompt over its context, through torch's
 scaled_dot_product_attention.
 
-The library's kernel (FlashAttention) takes contiguous keys and values, not pages; engines' prefill kernels read pages
-at about the same rate, since a page of one head is a contiguous 4 KB.
+The library's kernel (FlashAttention) takes contiguous keys and values, not pages: `attend_pages` gathers them first,
+one read and write of the cache beside the chunk's products. Engines' prefill kernels read pages themselves, at about
+the same rate, since a page of one head is a contiguous 4 KB.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
+
+from kernels._triton import cdiv
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -28,6 +31,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q [heads, chunk, D], k and v [kv_heads, context + chunk, D] -> [heads, chunk, D]."""
     mask = causal_lower_right(q.shape[1], k.shape[1])
     return scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, enable_gqa=True)[0]
+
+
+def attend_pages(q: Tensor, k_cache: Tensor, v_cache: Tensor, pages: Tensor, length: int) -> Tensor:
+    """q [chunk, heads, D] -> the same: the chunk ends *length* tokens, which caches [P, kv, 16, D] hold in *pages*."""
+    used = pages[: cdiv(length, k_cache.shape[2])]
+    k, v = (c.transpose(0, 1).index_select(1, used).flatten(1, 2)[:, :length] for c in (k_cache, v_cache))
+    return attend(q.transpose(0, 1), k, v).transpose(0, 1)
 
 
 def bytes_moved(context: int, chunk: int, heads: int, kv_heads: int, head_dim: int, itemsize: int = 2) -> int:

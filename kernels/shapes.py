@@ -23,6 +23,7 @@ class Shape:
     shared_gate: bool = False  # the shared expert's output is scaled by a sigmoid of its own
     qk_norm: bool = False
     qkv_bias: bool = False
+    tied: bool = False  # lm_head is the embedding
     parts: tuple[str, ...] = ("moe", "dense", "attention", "norms", "layers")  # what the suite measures of it
 
     @property
@@ -67,8 +68,8 @@ SHAPES = {
             qk_norm=True, parts=("moe", "attention"),
         ),
         Shape("qwen2.5-32b", 5120, 64, 40, 8, 128, 152064, intermediate=27648, qkv_bias=True, parts=DENSE),
-        Shape("qwen2-0.5b", 896, 24, 14, 2, 64, 151936, intermediate=4864, qkv_bias=True, parts=DRAFT),
-        Shape("qwen3-0.6b", 1024, 28, 16, 8, 128, 151936, intermediate=3072, qk_norm=True, parts=DRAFT),
+        Shape("qwen2-0.5b", 896, 24, 14, 2, 64, 151936, intermediate=4864, qkv_bias=True, tied=True, parts=DRAFT),
+        Shape("qwen3-0.6b", 1024, 28, 16, 8, 128, 151936, intermediate=3072, qk_norm=True, tied=True, parts=DRAFT),
         # An EAGLE-3 head for qwen3-30b-a3b: one layer of the target's width, a reduced vocabulary.
         Shape("eagle3-qwen3-30b", 2048, 1, 32, 4, 128, 32000, intermediate=12288, parts=("eagle",)),
     )

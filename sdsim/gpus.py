@@ -62,6 +62,11 @@ def load_gpu(name: str) -> Gpu:
     return gpu
 
 
+def gpu_of_device(device: str) -> str | None:
+    """Return the GPU that a driver calls *device*, such as `NVIDIA H200`; None for one that does not ship."""
+    return next((name for name in sorted(_gpus(), key=len, reverse=True) if name in device.lower()), None)
+
+
 def check_gpu_name(name: str) -> None:
     """Raise ScenarioError if no GPU is called *name*."""
     load_gpu(name)

@@ -7,13 +7,12 @@ they are measured, so an interrupted profile resumes with --resume and loses not
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,29 +45,14 @@ def parser() -> argparse.ArgumentParser:
 
 def shape_of(model: Model) -> Any:
     """Return the kernels' view of *model*. MLA models: their MoE layer and dense products only."""
-    from kernels.shapes import Shape
+    from sdsim.hardware.shape import kernel_shape
 
     parts = ["moe"] if model.is_moe else []
     parts += ["dense"] if model.mla else ["dense", "attention", "norms"]
     fits = model.layers_bytes / model.layers * 8 < 60e9
     if not model.mla and not model.dense_layers % model.layers and fits:
         parts.append("layers")
-    return Shape(
-        name=model.name,
-        hidden=model.hidden,
-        layers=model.layers,
-        heads=model.heads,
-        kv_heads=model.kv_heads,
-        head_dim=model.head_dim,
-        vocab=model.vocabulary,
-        intermediate=0 if model.is_moe else model.intermediate,
-        experts=model.experts,
-        topk=model.experts_per_token,
-        expert_intermediate=model.expert_intermediate,
-        shared_intermediate=model.shared_intermediate,
-        shared_gate=bool(model.shared_intermediate),
-        parts=tuple(parts),
-    )
+    return replace(kernel_shape(model), parts=tuple(parts))
 
 
 def shapes(names: str) -> list[Any]:
@@ -94,39 +78,6 @@ def known_rows(part: Path, out: Path, resume: bool) -> list[dict[str, Any]]:
         except ValueError:
             break
     return list({row["key"]: row for row in rows}.values())
-
-
-def provenance() -> dict[str, Any]:
-    """Return where, with what and when this was measured."""
-    import torch
-    import triton
-
-    query = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit"
-    words = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-    seen = subprocess.run(words, capture_output=True, text=True).stdout.strip().splitlines()
-    properties = torch.cuda.get_device_properties(0)
-    return {
-        "device": properties.name,
-        "multiprocessors": properties.multi_processor_count,
-        "memory_bytes": properties.total_memory,
-        "nvidia_smi": dict(zip(query.split(","), (w.strip() for w in seen[0].split(",")), strict=True)) if seen else {},
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "cuda": torch.version.cuda,
-        "python": sys.version.split()[0],
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "command": " ".join(["python -m sdsim.profile_gpu", *sys.argv[1:]]),
-    }
-
-
-def commit() -> str:
-    """Return the checkout's commit, or what SDSIM_COMMIT says where there is no repository."""
-    named = os.environ.get("SDSIM_COMMIT")
-    if named:
-        return named
-    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    return subprocess.run(words, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def measured(rows: Iterable[dict[str, Any]], part: Path) -> Iterator[dict[str, Any]]:
@@ -155,6 +106,7 @@ def main(words: Sequence[str]) -> int:
             raise ScenarioError(f"--model: {options.model!r}; allowed: names such as {', '.join(model_names()[:3])}")
     try:
         from kernels import ceilings, suite
+        from sdsim.hardware.provenance import provenance
     except ImportError as error:
         raise ScenarioError(MISSING.format(error=error)) from None
     part = options.out.with_name(options.out.name + ".part")
@@ -168,7 +120,7 @@ def main(words: Sequence[str]) -> int:
     for row in measured(todo, part):
         rows.append(row)
         print(describe(len(rows), len(points), row), file=sys.stderr)
-    write(options.out, part, {"ceilings": limits, "provenance": provenance(), "rows": rows})
+    write(options.out, part, {"ceilings": limits, "provenance": provenance("sdsim.profile_gpu"), "rows": rows})
     return OK
 
 

@@ -7,6 +7,7 @@ import torch
 
 from kernels import composition, dense, measure, measure_models, numerics, rope, suite, timing
 from kernels.draft import Decoder, EagleHead
+from kernels.layer import Cache, Rows
 from kernels.shapes import SHAPES, Shape
 
 DENSE_PARTS = ("dense", "attention", "norms", "layers")
@@ -23,12 +24,17 @@ def test_norm_silu_and_rope_against_float64(tokens):
     assert numerics.check_dense(replace(SPARSE, hidden=80), tokens, "cpu") < 1e-2
 
 
+def two_rows(cache, q_len, length):
+    """Two sequences of *length* tokens, q_len of them new."""
+    return [Rows(q_len, cache.block_table, torch.full((2,), length, dtype=torch.int32), cache.length)]
+
+
 @pytest.mark.parametrize("shape", [DENSE, SPARSE], ids=lambda s: s.name)
 def test_proposed_tokens_are_those_of_a_plain_decoder(shape):
-    decoder = Decoder(shape, 2, 40, torch.float32, "cpu")
+    decoder, cache = Decoder(shape, 6, 40, torch.float32, "cpu"), Cache(2, 40, 32, "cpu")
     tokens = torch.randint(0, 97, (2, 9), dtype=torch.int32)
-    decoder.forward(tokens[:, :6], torch.full((2,), 6, dtype=torch.int32))
-    drafts = decoder.propose(tokens[:, 6:], torch.full((2,), 9, dtype=torch.int32), 3)
+    decoder.forward(tokens[:, :6], two_rows(cache, 6, 6))
+    drafts = decoder.propose(tokens[:, 6:], two_rows(cache, 3, 9), 3)
     for b in range(2):
         sequence = tokens[b].tolist()
         for step in range(3):
@@ -37,16 +43,17 @@ def test_proposed_tokens_are_those_of_a_plain_decoder(shape):
 
 
 def test_eagle_head_continues_hidden_states():
-    head = EagleHead(replace(DENSE, layers=1), 2, 40, torch.float32, "cpu")
+    cache = Cache(2, 40, 32, "cpu")
+    head = EagleHead(replace(DENSE, layers=1), cache.pages, cache.length, torch.float32, "cpu")
     tokens, hidden = torch.randint(0, 97, (2, 3), dtype=torch.int32), torch.randn(2, 3, 64)
-    drafts = head.propose(tokens, torch.full((2,), 3, dtype=torch.int32), 2, hidden)
+    drafts = head.propose(tokens, two_rows(cache, 3, 3), 2, hidden)
     assert drafts.shape == (2, 2)
     for b in range(2):
         x = head.layers[0].reference(torch.cat([head.embed[tokens[b].long()], hidden[b]], dim=1) @ head.fuse.T)
         logits = dense.rms_norm_reference(x[-1], head.norm) @ head.lm_head.double().T
         assert int(logits.argmax()) == int(drafts[b, 0])
     with pytest.raises(ValueError, match="hidden states"):
-        head.propose(tokens, torch.full((2,), 3, dtype=torch.int32), 1)
+        head.propose(tokens, two_rows(cache, 3, 3), 1)
 
 
 CASES = {
