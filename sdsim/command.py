@@ -1,14 +1,17 @@
-"""What all commands share: how an error ends them."""
+"""What commands share: options that change a scenario, where a mistake is, and how an error ends them."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
-from sdsim.errors import SdsimError
+from sdsim.errors import CapacityError, PolicyError, ScenarioError, SdsimError
 
-OK, BAD_INPUT, SLO_MISSED, INTERRUPTED = 0, 2, 3, 130
+OK, BAD_INPUT, SLO_MISSED, OUT_OF_TOLERANCE, INTERRUPTED = 0, 2, 3, 4, 130
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> None:
@@ -26,3 +29,76 @@ def run_command(main: Callable[[Sequence[str]], int]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
     sys.exit(code)
+
+
+def add_changes(p: argparse.ArgumentParser) -> None:
+    """Add the options that change a scenario; `overrides` reads them."""
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, such as slo.tpot=30ms"
+    )
+    p.add_argument("--seed", metavar="N", help="the first seed")
+    p.add_argument("--seeds", metavar="N", help="run N seeds and give 95%% intervals")
+
+
+def add_policies(p: argparse.ArgumentParser) -> None:
+    """Add --policy, for `overrides`."""
+    p.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="run this policy instead: a name, module:Class, or '{kind: fixed, length: 3}'; repeatable",
+    )
+
+
+def overrides(options: argparse.Namespace, policies: Sequence[str]) -> list[str]:
+    """Return the options that change the scenario, as KEY=VALUE; *policies* instead of its own, if there are any."""
+    changed = list(options.set)
+    if policies:
+        changed.append(f"policy=[{', '.join(_quoted(p) for p in policies)}]")
+    changed += [f"seed={options.seed}"] if options.seed is not None else []
+    changed += [f"seeds={options.seeds}"] if options.seeds is not None else []
+    return changed
+
+
+def _quoted(policy: str) -> str:
+    return policy if policy.lstrip().startswith("{") else f'"{policy}"'
+
+
+def add_jobs(p: argparse.ArgumentParser) -> None:
+    """Add --jobs; `check_jobs` refuses what is no number of processes."""
+    p.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
+
+
+def check_jobs(options: argparse.Namespace) -> None:
+    """Raise ScenarioError for fewer than one process."""
+    if options.jobs is not None and options.jobs < 1:
+        raise ScenarioError(f"--jobs: found {options.jobs}; allowed: 1 or more processes")
+
+
+@contextmanager
+def placing_errors(scenario: Path) -> Iterator[None]:
+    """Name the scenario's file and line in errors found while it runs."""
+    try:
+        yield
+    except (CapacityError, PolicyError) as error:
+        raise type(error)(*(_placed(scenario, problem) for problem in error.problems)) from None
+
+
+def _placed(scenario: Path, problem: str) -> str:
+    """Return *problem* with the scenario's file and the line of the key that it starts with."""
+    key = problem.partition(":")[0].partition(".")[0]
+    lines = scenario.read_text(encoding="utf-8").splitlines()
+    line = next((i for i, text in enumerate(lines, 1) if text.startswith(f"{key}:")), 1)
+    return f"{scenario}:{line}: {problem}"
+
+
+def whole_numbers(option: str, text: str, low: int, high: int) -> list[int]:
+    """Return the comma-separated integers of an option, or raise ScenarioError."""
+    try:
+        values = [int(word) for word in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or any(not low <= v <= high for v in values):
+        raise ScenarioError(f"{option}: {text!r}; allowed: integers from {low} to {high}, such as 1,2,4")
+    return values

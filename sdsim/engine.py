@@ -52,6 +52,7 @@ class Engine:
         self._think = think
         self._progress = progress
         self._idle: list[simpy.Event | None] = [None] * len(replicas)
+        self._held: list[list[Request]] = [[] for _ in replicas]
         self._released: deque[float] = deque()
         self._release: simpy.Event | None = None
         self.offered = 0
@@ -63,6 +64,8 @@ class Engine:
             env.process(self._step_forever(index, replica))
         env.process(self._arrive())
         env.run(until=until)
+        for index in range(len(self._replicas)):
+            self._hand_over(index)
         return float(env.now)
 
     def _step_forever(self, index: int, replica: Replica) -> Events:
@@ -70,6 +73,9 @@ class Engine:
         begin, end = replica.begin, replica.end
         while True:
             seconds = begin(env.now)
+            if self._held[index]:
+                self._hand_over(index)
+                seconds = begin(env.now) if seconds is None else seconds
             if seconds is None:
                 event = self._idle[index] = env.event()
                 yield event
@@ -109,11 +115,20 @@ class Engine:
     def _submit(self, request: Request) -> None:
         self.offered += 1
         index = self._router(self._schedulers)
-        self._replicas[index].submit(request)
         event = self._idle[index]
+        if event is None and self._replicas[index].rules.works_ahead:
+            self._held[index].append(request)  # the next step is scheduled already
+        else:
+            self._replicas[index].submit(request)
         if event is not None:
             self._idle[index] = None
             event.succeed()
+
+    def _hand_over(self, index: int) -> None:
+        """Queue the requests that came after the next step had been scheduled."""
+        for request in self._held[index]:
+            self._replicas[index].submit(request)
+        self._held[index].clear()
 
     def _check_fit(self, chunk: Requests) -> None:
         tokens = chunk.prompt_tokens + chunk.output_tokens

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdsim.command import OK, run_command
+from sdsim.command import OK, run_command, whole_numbers
 from sdsim.errors import ScenarioError
 from sdsim.latency.prices import Prices
 from sdsim.policies.acceptance_estimate import tokens_per_step
@@ -42,17 +42,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--full", action="store_true", help="print every figure of every row as well")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw speedup, target efficiency and components")
     return p
-
-
-def whole_numbers(option: str, text: str, low: int, high: int) -> list[int]:
-    """Return the comma-separated integers of an option, or raise ScenarioError."""
-    try:
-        values = [int(word) for word in text.split(",")]
-    except ValueError:
-        values = []
-    if not values or any(not low <= v <= high for v in values):
-        raise ScenarioError(f"{option}: {text!r}; allowed: integers from {low} to {high}, such as 1,2,4")
-    return values
 
 
 def prices(options: argparse.Namespace) -> Prices:

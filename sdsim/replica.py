@@ -44,6 +44,8 @@ class Rules:
     tpot_slo_s: float | None = None
     feedback_lag: int = 0
     block_size: int = 16
+    works_ahead: bool = False
+    """Whether the engine schedules a step while the one before runs: it then misses what arrives meanwhile."""
 
 
 class Replica:
@@ -60,6 +62,7 @@ class Replica:
         depths: DepthTable | None,
         recorder: Recorder,
         rules: Rules,
+        rest: Callable[[], None] | None = None,
     ) -> None:
         self.index = index
         self.scheduler = scheduler
@@ -68,6 +71,7 @@ class Replica:
         self.step = 0
         self.seconds = 0.0
         self._execute = execute
+        self._rest = rest
         self._routing = routing
         self._acceptance = acceptance
         self._depths = depths
@@ -92,6 +96,8 @@ class Replica:
         """Start a step at time *now*; return its duration, s, or None when there is nothing to run."""
         scheduler = self.scheduler
         if not scheduler.schedule():
+            if self._rest is not None:
+                self._rest()
             return None
         self._now = now
         for request in scheduler.evicted:

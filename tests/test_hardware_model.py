@@ -68,9 +68,10 @@ PROMPTS = ([3, 13, 13, 5, 10, 1, 0, 7, 2], [2, 9, 12, 11], [5])
 
 def self_drafting():
     """A pair whose draft is its target, but for mistakes: row r's drafts are wrong from the r-th last on."""
-    shape = replace(DENSE, hidden=32, layers=1, heads=2, kv_heads=1, vocab=17)
+    shape = replace(DENSE, hidden=32, layers=1, heads=2, kv_heads=1)
     pair = Pair(shape, shape, SIZES, DTYPE, DEVICE)
-    pair.target.embed.mul_(0.05)  # so that attention, hence every token before, decides what comes next
+    pair.target.embed.mul_(0.05)  # so that attention decides what comes next,
+    pair.target.layers[0].qkv.mul_(4)  # and sharply: every token before and its place count
     layer, target = pair.draft.layers[0], pair.target.layers[0]
     vars(layer).update({k: v for k, v in vars(target).items() if k not in ("k_cache", "v_cache")})
     pair.draft.embed, pair.draft.norm, pair.draft.lm_head = pair.target.embed, pair.target.norm, pair.target.lm_head
@@ -80,7 +81,7 @@ def self_drafting():
         drafts = propose(tokens, rows, steps, **kwargs)
         for i in range(len(drafts)):
             wrong = next(prompts) if rows[0].prompt else i
-            drafts[i, steps - wrong :] = (drafts[i, steps - wrong :] + 1) % 17
+            drafts[i, steps - wrong :] = (drafts[i, steps - wrong :] + 1) % 97
         return drafts
 
     pair.draft.propose = mistaken
@@ -120,7 +121,7 @@ def test_every_token_is_the_targets_choice(texts):
             assert len(tokens) == 5
             for i, token in enumerate(tokens):
                 logits = reference(target, prompt + tokens[:i])
-                assert logits[token] > logits.max() - (1e-4 if UPCAST else 0.1)
+                assert logits[token] > logits.max() - (1e-4 if UPCAST else 0.5)
 
 
 def test_generation_refuses_what_it_cannot_do():

@@ -77,6 +77,8 @@ def test_bad_options_are_refused(words):
         main(words([point(1, 0, 9)], "--repeats", "0"))
     with pytest.raises(ScenarioError, match="layers: 2; allowed: 1 to 1"):
         main(words([point(1, 0, 9)], "--layers", "2"))
+    with pytest.raises(ScenarioError, match=r"nowhere/x\.json: no such folder"):
+        main(words([point(1, 0, 9)], "--out", "nowhere/x.json"))
     missing = words([point(1, 0, 9)])
     missing[3] = "nowhere.json"
     with pytest.raises(ScenarioError, match=r"nowhere.json"):

@@ -156,9 +156,12 @@ def test_draft_passes_bind_the_host_at_small_batch():
 def test_steps_above_the_capture_limit_are_launched_layer_by_layer():
     engine = EngineOverhead("x", capture_limit=512, host_layer_s=1e-3, host_experts_s=1e-3, host_shared_s=1e-3)
     dense, moe, shared = (load_model(m) for m in ("qwen2.5-32b", "qwen3-30b-a3b", "qwen2-57b-a14b"))
-    assert engine.launch_target_s(dense) == pytest.approx(64e-3)
-    assert engine.launch_target_s(moe) == pytest.approx(96e-3)
-    assert engine.launch_target_s(shared) == pytest.approx(84e-3)
+    assert engine.launch_target_s(dense, eager=True, prompts=False) == pytest.approx(64e-3)
+    assert engine.launch_target_s(moe, eager=True, prompts=False) == pytest.approx(96e-3)
+    assert engine.launch_target_s(shared, eager=True, prompts=True) == pytest.approx(84e-3)
+    piecewise = EngineOverhead("x", capture_limit=512, host_prompt_layer_s=1e-3)
+    assert piecewise.launch_target_s(moe, eager=False, prompts=True) == pytest.approx(48e-3)
+    assert piecewise.launch_target_s(moe, eager=False, prompts=False) == 0
     priced = prices("qwen3-30b-a3b", engine=engine)
     assert priced.cost(512, 0, 128).components["host"] == 0.0
     assert priced.cost(520, 0, 128).components["host"] == pytest.approx(96e-3)

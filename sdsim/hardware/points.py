@@ -155,6 +155,8 @@ def main(words: Sequence[str]) -> int:
     points = read_points(options.points)
     if options.repeats < 1:
         raise ScenarioError(f"--repeats: {options.repeats}; allowed: 1 or more")
+    if not options.out.absolute().parent.is_dir():
+        raise ScenarioError(f"--out: {options.out}: no such folder; make it first")
     if options.draft is None and any(p.draft_length for p in points):
         raise ScenarioError("--draft: missing; needed since a point drafts; name a model, such as qwen2-0.5b")
     try:

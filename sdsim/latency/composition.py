@@ -110,7 +110,12 @@ class ComposedLatency:
         self._fixed: dict[tuple[object, ...], tuple[Phases, list[float]]] = {}
 
     def seconds(self, shape: StepShape, /) -> float:
-        """See `LatencyModel.seconds`. All but attention is remembered: few different token counts occur in a run."""
+        """See `LatencyModel.seconds`."""
+        work = self.phases(shape)
+        return work[0] + work[1] + work[2] if self.engine.ideal else self.engine.seconds(work, self._draft_kind)
+
+    def phases(self, shape: StepShape, /) -> Phases:
+        """Return the step's work. All but attention is remembered: few different token counts occur in a run."""
         key = shape[0:2] + shape[4:6] + shape[8:14]
         fixed = self._fixed.get(key)
         if fixed is None:
@@ -124,13 +129,8 @@ class ComposedLatency:
         spent[1] += known[1]
         spent[2] += known[2]
         self._spend_attention(shape, target, drafter)
-        return self._combined(fixed[0], target, drafter)
-
-    def _combined(self, work: Phases, target: float, drafter: float) -> float:
-        if self.engine.ideal:
-            return work[0] + work[1] + work[2] + target + drafter
-        work = work._replace(target_s=work.target_s + target, draft_s=work.draft_s + drafter)
-        return self.engine.seconds(work, self._draft_kind)
+        work = fixed[0]
+        return Phases(work[0] + target, work[1], work[2] + drafter, work[3], work[4], work[5])
 
     def cost(self, shape: StepShape, /) -> StepCost:
         """See `LatencyModel.cost`."""
@@ -140,9 +140,15 @@ class ComposedLatency:
         bill.charge("attention", Price(target, self._target_attention.quality(rows, context)))
         if self._drafter_attention is not None:
             bill.charge("draft", Price(drafter, self._drafter_attention.quality(rows, context)))
+        work = work._replace(target_s=work.target_s + target, draft_s=work.draft_s + drafter)
         host = self.engine.host_s(work.rows) + work.launch_target_s + work.launch_draft_s
         components = dict.fromkeys(COMPONENTS, 0.0) | bill.components | {"host": host}
-        return StepCost(components, self._combined(work, target, drafter), shares(bill.by_quality))
+        return StepCost(components, self.engine.seconds(work, self._draft_kind), shares(bill.by_quality))
+
+    @property
+    def works_ahead(self) -> bool:
+        """Whether the host schedules a step while the one before runs."""
+        return not self.engine.ideal and not self.engine.synchronous(self._draft_kind)
 
     @property
     def quality(self) -> dict[str, float]:
@@ -172,7 +178,7 @@ class ComposedLatency:
             target,
             sampling,
             bill.seconds - target - sampling,
-            self.engine.launch_target_s(self.target) if eager else 0.0,
+            self.engine.launch_target_s(self.target, eager, shape.prefill_tokens > 0),
             self._launch_draft(shape),
             shape.rows + shape.prefill_rows,
         )

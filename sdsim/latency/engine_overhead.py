@@ -69,6 +69,8 @@ class EngineOverhead:
     """Launching one layer's routed experts without a graph."""
     host_shared_s: float = 0.0
     """Launching one layer's shared expert without a graph."""
+    host_prompt_layer_s: float = 0.0
+    """Launching one layer's attention where prompts run beside decode rows: never in a graph."""
     host_draft_layer_s: float = 0.0
     """Launching one layer of a draft pass."""
     host_draft_pass_s: float = 0.0
@@ -108,14 +110,15 @@ class EngineOverhead:
     @property
     def ideal(self) -> bool:
         """Whether the host costs nothing, so that a step is the GPU's work."""
-        host = (self.host_step_s, self.host_row_s, self.host_layer_s, self.host_experts_s, self.host_shared_s)
-        return not any((*host, self.host_draft_layer_s, self.host_draft_pass_s))
+        return not any(getattr(self, f.name) for f in fields(self) if f.name.startswith("host_"))
 
-    def launch_target_s(self, target: Model) -> float:
-        """Return the host's time to launch *target* without a graph."""
-        experts = target.moe_layers * self.host_experts_s
-        shared = target.moe_layers * self.host_shared_s if target.shared_intermediate else 0.0
-        return target.layers * self.host_layer_s + experts + shared
+    def launch_target_s(self, target: Model, eager: bool, prompts: bool) -> float:
+        """Return the host's time to launch *target*: *eager* without graphs, with *prompts* in the step or not."""
+        seconds = target.layers * self.host_prompt_layer_s if prompts else 0.0
+        if eager:
+            seconds += target.layers * self.host_layer_s + target.moe_layers * self.host_experts_s
+            seconds += target.moe_layers * self.host_shared_s if target.shared_intermediate else 0.0
+        return seconds
 
     def launch_draft_s(self, drafter: Model) -> float:
         """Return the host's time to launch one pass of *drafter*."""

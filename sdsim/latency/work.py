@@ -39,7 +39,7 @@ def experts(model: Model, tokens: int, distinct: float) -> Work:
     return Work(weights + 2 * WIDTH * tokens * model.hidden, flops)
 
 
-def attention(heads: int, kv_heads: int, head_dim: int, stored: float, queries: float, pairs: float) -> Work:
+def attention(heads: float, kv_heads: float, head_dim: int, stored: float, queries: float, pairs: float) -> Work:
     """One layer's attention of *queries* positions over *stored* keys, theirs included, in *pairs* visible pairs."""
     kv, in_and_out = 2 * stored * kv_heads * head_dim, 2 * queries * heads * head_dim
     return Work(WIDTH * (kv + in_and_out), 4.0 * heads * head_dim * pairs)
