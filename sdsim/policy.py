@@ -4,9 +4,11 @@ A scheduler, simulated or real, asks `plan` before each step and tells `learn` w
 some steps later. This module needs numpy and the standard library only, so that a serving engine
 can import it and any policy without the simulator.
 
-A policy may declare two class attributes: `needs`, the optional fields of `Observation` that it
-reads (from `OPTIONAL_FIELDS`; a scheduler fills only these), and `lossless_at_temperature`,
-whether sampled output keeps the target's distribution under it.
+A policy may declare three class attributes: `needs`, the optional fields of `Observation` that it
+reads (from `OPTIONAL_FIELDS`; a scheduler fills only these); `does_without`, those among them whose
+absence it handles; and `lossless_at_temperature`, whether sampled output keeps the target's
+distribution under it. An oracle needs "truth": a simulation sets its attribute of that name to a
+`Truth` before the first step, and nothing else can.
 """
 
 from __future__ import annotations
@@ -102,6 +104,22 @@ class Policy(Protocol):
 
     def learn(self, outcome: Outcome, /) -> None:
         """Take in the outcome of an earlier step."""
+        ...
+
+
+class Truth(Protocol):
+    """The acceptances that a simulated run will have: what an oracle plans by. Arrays are aligned by row."""
+
+    def rates(self, request_ids: IntArray, length: int) -> FloatArray:
+        """Return (rows, length) the conditional acceptance of each draft of a chain of *length*, before it is drawn."""
+        ...
+
+    def chances(self, request_ids: IntArray, generated: IntArray, length: int) -> FloatArray:
+        """Return (rows, length) the same for the very tokens drafted from output position *generated* on."""
+        ...
+
+    def depths(self, request_ids: IntArray, generated: IntArray, pending: IntArray) -> IntArray:
+        """Return (rows,) how many of *pending* drafts from *generated* on the target will accept."""
         ...
 
 

@@ -16,12 +16,43 @@ from sdsim.errors import PolicyError, unknown
 from sdsim.policy import Policy, StepCosts
 
 BUILT_IN = {
-    "off": "sdsim.policies.off:Off",
-    "fixed": "sdsim.policies.fixed:Fixed",
+    "adaserve": "sdsim.policies.adaserve:Adaserve",
+    "adaspec": "sdsim.policies.adaspec:Adaspec",
+    "batch_context_table": "sdsim.policies.batch_context_table:BatchContextTable",
     "batch_table": "sdsim.policies.batch_table:BatchTable",
+    "cascade": "sdsim.policies.cascade:Cascade",
+    "cascade_per_request": "sdsim.policies.cascade_per_request:CascadePerRequest",
+    "confidence_stop": "sdsim.policies.confidence_stop:ConfidenceStop",
+    "cooldown": "sdsim.policies.cooldown:Cooldown",
     "disable_by_batch": "sdsim.policies.disable_by_batch:DisableByBatch",
+    "disable_by_queue": "sdsim.policies.disable_by_queue:DisableByQueue",
+    "dsde": "sdsim.policies.dsde:Dsde",
+    "dspark": "sdsim.policies.dspark:Dspark",
+    "echo": "sdsim.policies.echo:Echo",
+    "evict": "sdsim.policies.evict:Evict",
+    "exp3": "sdsim.policies.exp3:Exp3",
+    "fixed": "sdsim.policies.fixed:Fixed",
     "goodput": "sdsim.policies.goodput:Goodput",
+    "graph_snap": "sdsim.policies.graph_snap:GraphSnap",
+    "hysteresis": "sdsim.policies.hysteresis:Hysteresis",
+    "magicdec": "sdsim.policies.magicdec:MagicDec",
+    "marginal_experts": "sdsim.policies.marginal_experts:MarginalExperts",
+    "min_dwell": "sdsim.policies.min_dwell:MinDwell",
     "moesd": "sdsim.policies.moesd:Moesd",
+    "nightjar": "sdsim.policies.nightjar:Nightjar",
+    "off": "sdsim.policies.off:Off",
+    "oracle_expected": "sdsim.policies.oracle_expected:OracleExpected",
+    "oracle_realised": "sdsim.policies.oracle_realised:OracleRealised",
+    "position_goodput": "sdsim.policies.position_goodput:PositionGoodput",
+    "priority_split": "sdsim.policies.priority_split:PrioritySplit",
+    "safe": "sdsim.policies.safe:Safe",
+    "sglang_adaptive": "sdsim.policies.sglang_adaptive:SglangAdaptive",
+    "slos_serve": "sdsim.policies.slos_serve:SlosServe",
+    "staleness": "sdsim.policies.staleness:Staleness",
+    "tetris": "sdsim.policies.tetris:Tetris",
+    "thompson": "sdsim.policies.thompson:Thompson",
+    "throughput_aware": "sdsim.policies.throughput_aware:ThroughputAware",
+    "ucb": "sdsim.policies.ucb:Ucb",
 }
 
 
@@ -90,6 +121,12 @@ class FlatCosts:
     """Every step takes a second: for building a policy where no prices are at hand."""
 
     def step_seconds(self, rows: int, draft_length: int, context: float, prefill_tokens: int = 0) -> float:
+        """Return 1."""
+        return 1.0
+
+    def verify_seconds(
+        self, rows: int, verify_tokens: int, context: float, prefill_tokens: int = 0, draft_length: int = 0
+    ) -> float:
         """Return 1."""
         return 1.0
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from sdsim.policies.ledger import Newest
+from sdsim.policies.lengths import share
 from sdsim.policy import Outcome
 
 
@@ -15,22 +19,24 @@ class AcceptanceEstimate:
     """
 
     def __init__(self, prior: float = 0.7, weight: float = 50.0, half_life: float = 20_000.0) -> None:
-        if isinstance(prior, bool) or not isinstance(prior, int | float) or not 0 <= prior <= 1:
-            raise ValueError(f"prior {prior!r}; allowed: a rate from 0 to 1")
-        self._won, self._tried = prior * weight, weight
+        self._won, self._tried = share("prior", prior) * weight, weight
         self._half_life = half_life
-        self._last_step = -1
+        self._newest = Newest()
 
     @property
     def rate(self) -> float:
         """The estimate, below 1."""
         return min(self._won / self._tried, 0.999)
 
+    def tokens(self, lengths: Sequence[int]) -> list[float]:
+        """Return the expected tokens of a row's verify step of each of *lengths* drafts."""
+        estimate = self.rate
+        return [tokens_per_step(estimate, length) for length in lengths]
+
     def update(self, outcome: Outcome) -> None:
         """Take in a step's verified and accepted drafts; a step seen before changes nothing."""
-        if outcome.step <= self._last_step:
+        if not self._newest.passes(outcome):
             return
-        self._last_step = outcome.step
         won = int(np.add.reduce(outcome.accepted))
         tried = won + int(np.count_nonzero(outcome.accepted < outcome.verified))
         if not tried:

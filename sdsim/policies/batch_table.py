@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sdsim.policies.lengths import LONGEST, draft_length
+from sdsim.policies.plans import uniform
+from sdsim.policies.ranges import Ranges, integer_rows
 from sdsim.policy import Observation, Plan, learn_nothing
 
 
@@ -20,43 +22,15 @@ class BatchTable:
     lossless_at_temperature = True
 
     def __init__(self, table: Sequence[Sequence[int]], longest: int = LONGEST) -> None:
-        rows = _checked(table)
+        longest = draft_length(longest)
+        rows = integer_rows(table, (3,), "[first, last, length]")
+        entries = [(first, last, uniform(min(draft_length(k), longest))) for first, last, k in rows]
         self.label = "batch-table"
-        self._plans: list[Plan] = []
-        previous, longest = 0, draft_length(longest)
-        for first, last, length in rows:
-            self._fill(first, previous)
-            previous = min(length, longest)
-            self._fill(last + 1, previous)
-        self._tail = _plan(previous)
-        self.lengths = tuple(sorted({0, self._tail.draft_length, *(p.draft_length for p in self._plans[1:])}))
-
-    def _fill(self, end: int, length: int) -> None:
-        self._plans += [_plan(length)] * (end - len(self._plans))
+        self._plans = Ranges("batch", entries, 1)
+        self.lengths = tuple(sorted({0, *(plan.draft_length for plan in self._plans.values)}))
 
     def plan(self, observation: Observation, /) -> Plan:
         """Return the table's entry for the requests of this step."""
-        requests = len(observation.request_ids) + observation.prefill_requests
-        return self._plans[requests] if requests < len(self._plans) else self._tail
+        return self._plans.at(len(observation.request_ids) + observation.prefill_requests)
 
     learn = learn_nothing
-
-
-def _plan(length: int) -> Plan:
-    return Plan(length, drafter="on" if length else "warm")
-
-
-def _checked(table: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
-    """Return the ranges of a legal table, or raise ValueError."""
-    rows: list[tuple[int, int, int]] = []
-    if not isinstance(table, list | tuple) or not table:
-        raise ValueError(f"table {table!r}; allowed: a list of [first, last, length]")
-    for row in table:
-        if not isinstance(row, list | tuple) or len(row) != 3 or any(type(v) is not int for v in row):
-            raise ValueError(f"table row {row!r}; allowed: [first, last, length], three integers")
-        first, last, length = row
-        start = rows[-1][1] + 1 if rows else 1
-        if first < start or last < first or last > 1_000_000 or (not rows and first != 1):
-            raise ValueError(f"table row {row!r}; allowed: ranges ascending and disjoint, the first from 1")
-        rows.append((first, last, draft_length(length)))
-    return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sdsim.policies.lengths import draft_length, positive
+from sdsim.policies.plans import WARM, uniform
 from sdsim.policy import Observation, Plan, learn_nothing
 
 
@@ -15,10 +16,10 @@ class DisableByBatch:
         self.lengths = tuple(sorted({0, draft_length(length)}))
         self.label = f"disable-by-batch-{length}-{threshold}"
         self._threshold = positive("threshold", threshold)
-        self._on, self._off = Plan(length, drafter="on" if length else "warm"), Plan(0, drafter="warm")
+        self._on = uniform(length)
 
     def plan(self, observation: Observation, /) -> Plan:
         """Compare the decode rows with the threshold."""
-        return self._on if len(observation.request_ids) <= self._threshold else self._off
+        return self._on if len(observation.request_ids) <= self._threshold else WARM
 
     learn = learn_nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sdsim.policies.lengths import draft_length
+from sdsim.policies.plans import uniform
 from sdsim.policy import Observation, Plan, learn_nothing
 
 
@@ -14,7 +15,7 @@ class Fixed:
     def __init__(self, length: int) -> None:
         self.lengths = tuple(sorted({0, draft_length(length)}))
         self.label = f"fixed-{length}"
-        self._plan = Plan(length, drafter="on" if length else "warm")
+        self._plan = uniform(length)
 
     def plan(self, observation: Observation, /) -> Plan:
         """Return the one plan."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from sdsim.policies.acceptance_estimate import AcceptanceEstimate, tokens_per_step
+from sdsim.policies.acceptance_estimate import AcceptanceEstimate
 from sdsim.policies.lengths import draft_lengths, positive
+from sdsim.policies.plans import uniform_plans
+from sdsim.policies.position_acceptance import PositionAcceptance
+from sdsim.policies.priced import Priced, highest_goodput, price_lengths
 from sdsim.policy import Observation, Outcome, Plan, StepCosts
-
-CONTEXT_BUCKET = 64
-REMEMBERED = 20_000
 
 
 class Goodput:
@@ -28,33 +26,17 @@ class Goodput:
     ) -> None:
         self.lengths = draft_lengths(lengths)
         self.label = "goodput"
-        self._cost, self._margin = cost, positive("margin", margin)
-        self._acceptance = AcceptanceEstimate(prior)
-        self._plans = [Plan(k, drafter="on" if k else "warm") for k in self.lengths]
-        self._seconds: dict[tuple[int, int], list[float]] = {}
+        self._margin = positive("margin", margin)
+        self._acceptance: AcceptanceEstimate | PositionAcceptance = AcceptanceEstimate(prior)
+        self._plans = uniform_plans(self.lengths)
+        self._seconds = Priced(price_lengths(cost, self.lengths))
 
     def plan(self, observation: Observation, /) -> Plan:
         """Return the length of the highest goodput."""
-        rows = len(observation.request_ids)
-        if not rows:
+        if not len(observation.request_ids):
             return self._plans[-1]
-        bucket = int(np.add.reduce(observation.context_lengths)) // (rows * CONTEXT_BUCKET)
-        seconds = self._seconds.get((rows, bucket)) or self._price(rows, bucket)
-        rate = self._acceptance.rate
-        best, best_goodput = 0, self._margin / seconds[0]
-        for i in range(1, len(seconds)):
-            goodput = tokens_per_step(rate, self.lengths[i]) / seconds[i]
-            if goodput > best_goodput:
-                best, best_goodput = i, goodput
-        return self._plans[best]
-
-    def _price(self, rows: int, bucket: int) -> list[float]:
-        if len(self._seconds) >= REMEMBERED:
-            self._seconds.clear()
-        context = (bucket + 0.5) * CONTEXT_BUCKET
-        seconds = [self._cost.step_seconds(rows, k, context) for k in self.lengths]
-        self._seconds[rows, bucket] = seconds
-        return seconds
+        tokens = self._acceptance.tokens(self.lengths)
+        return self._plans[highest_goodput(tokens, self._seconds.of(observation), self._margin)]
 
     def learn(self, outcome: Outcome, /) -> None:
         """Update the acceptance."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sdsim.policies.acceptance_estimate import AcceptanceEstimate, tokens_per_step
+from sdsim.policies.acceptance_estimate import AcceptanceEstimate
 from sdsim.policies.lengths import draft_lengths, positive
+from sdsim.policies.plans import uniform_plans
+from sdsim.policies.priced import Priced, highest_goodput, price_against_off
 from sdsim.policy import Observation, Outcome, Plan, StepCosts
 
 
@@ -28,31 +30,17 @@ class Moesd:
     ) -> None:
         self.lengths = draft_lengths(lengths)
         self.label = "moesd"
-        self._cost, self._context = cost, positive("context", context)
         self._given = rate is not None
         self._acceptance = AcceptanceEstimate(0.7 if rate is None else rate)
-        self._plans = [Plan(k, drafter="on" if k else "warm") for k in self.lengths]
-        self._ratios: dict[int, list[float]] = {}
+        self._plans = uniform_plans(self.lengths)
+        self._slowdowns = Priced(price_against_off(cost, self.lengths), positive("context", context))
 
     def plan(self, observation: Observation, /) -> Plan:
         """Return the length of the highest predicted speedup, 0 if none exceeds 1."""
-        rows = len(observation.request_ids)
-        if not rows:
+        if not len(observation.request_ids):
             return self._plans[-1]
-        ratios = self._ratios.get(rows) or self._price(rows)
-        rate = self._acceptance.rate
-        best, best_speedup = 0, 1.0
-        for i in range(1, len(ratios)):
-            speedup = tokens_per_step(rate, self.lengths[i]) * ratios[i]
-            if speedup > best_speedup:
-                best, best_speedup = i, speedup
-        return self._plans[best]
-
-    def _price(self, rows: int) -> list[float]:
-        base = self._cost.off_seconds(rows, self._context)
-        ratios = [base / self._cost.step_seconds(rows, k, self._context) for k in self.lengths]
-        self._ratios[rows] = ratios
-        return ratios
+        tokens = self._acceptance.tokens(self.lengths)
+        return self._plans[highest_goodput(tokens, self._slowdowns.of(observation))]
 
     def learn(self, outcome: Outcome, /) -> None:
         """Update the acceptance, unless it was given."""
