@@ -4,6 +4,18 @@ from __future__ import annotations
 
 COMMANDS = {
     "run": ("replay a scenario and compare its policies", "python -m sdsim.run scenarios/bursty.yaml"),
+    "compare": (
+        "paired differences of policies, scenarios or run folders",
+        "python -m sdsim.compare off goodput --scenario scenarios/steady.yaml --seeds 8",
+    ),
+    "sweep": (
+        "run a grid of scenarios into one table",
+        "python -m sdsim.sweep scenarios/sweeps/lengths.yaml --out lengths.parquet",
+    ),
+    "capacity": (
+        "find the highest rate within the SLOs, or the Pareto front",
+        "python -m sdsim.capacity scenarios/steady.yaml --slo-attainment 0.9",
+    ),
     "predict": (
         "step times and speedups over batch and draft length",
         "python -m sdsim.predict --model qwen2-57b-a14b --draft qwen2-0.5b --gpu h200",
@@ -11,6 +23,18 @@ COMMANDS = {
     "profile_gpu": (
         "measure this GPU's kernels into a calibration file",
         "python -m sdsim.profile_gpu --model qwen3-30b-a3b --out mine.json --minutes 10",
+    ),
+    "crosscheck": (
+        "compare predictions with measured steps, replays and runs",
+        "python -m sdsim.crosscheck --measured steps.jsonl --engine vllm-0.22.1",
+    ),
+    "explain": (
+        "why a policy chose a draft length, or the life of a request",
+        "python -m sdsim.explain runs/bursty/goodput-seed-7 --step 400",
+    ),
+    "report_html": (
+        "one offline HTML page of finished runs",
+        "python -m sdsim.report_html runs/bursty",
     ),
     "make_trace": (
         "write a generated request trace",

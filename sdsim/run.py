@@ -10,16 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from sdsim.checks import doubtful
-from sdsim.command import OK, SLO_MISSED, run_command
-from sdsim.errors import CapacityError, PolicyError, ScenarioError
+from sdsim.command import (
+    OK,
+    SLO_MISSED,
+    add_changes,
+    add_jobs,
+    add_policies,
+    check_jobs,
+    overrides,
+    placing_errors,
+    run_command,
+)
+from sdsim.errors import ScenarioError
 from sdsim.experiment import cells, run_cells
-from sdsim.result import Result, to_json, write_folder
+from sdsim.result import Result, refuse_existing, to_json, write_folder
 from sdsim.scenario import Scenario, load_scenario
 from sdsim.statistics import mean_summary
 from sdsim.verdict import Comparison, compare, verdict
 
 EXAMPLE = """example:
   python -m sdsim.run scenarios/bursty.yaml --set workload.rate=20/s --policy goodput --seeds 5"""
+FORMATS = ("png", "svg", "pdf")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,23 +42,16 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("scenario", metavar="SCENARIO", help="a scenario file (see scenarios/)")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, such as slo.tpot=30ms"
-    )
-    p.add_argument(
-        "--policy",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="run this policy instead: a name, module:Class, or '{kind: fixed, length: 3}'; repeatable",
-    )
-    p.add_argument("--seed", metavar="N", help="the first seed")
-    p.add_argument("--seeds", metavar="N", help="run N seeds and give 95%% intervals")
+    add_changes(p)
+    add_policies(p)
     p.add_argument("--out", type=Path, metavar="DIR", help="write the run folder here (default: runs/NAME)")
     p.add_argument("--json", action="store_true", help="print one JSON object, and write no folder without --out")
-    p.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
+    add_jobs(p)
     p.add_argument("--quiet", action="store_true", help="no progress bar, no table")
+    p.add_argument("--plots", choices=FORMATS, default="png", help="the pictures' format (default png)")
     p.add_argument("--no-plots", action="store_true", help="write no pictures into the run folder")
+    p.add_argument("--html", action="store_true", help="write report.html into the run folder: one page, no network")
+    p.add_argument("--trace", action="store_true", help="write trace.json.gz of each run, which ui.perfetto.dev opens")
     p.add_argument(
         "--require-slo",
         nargs="?",
@@ -59,42 +63,28 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def overrides(options: argparse.Namespace) -> list[str]:
-    """Return the options that change the scenario, as KEY=VALUE."""
-    changed = list(options.set)
-    if options.policy:
-        changed.append(f"policy=[{', '.join(_quoted(p) for p in options.policy)}]")
-    changed += [f"seed={options.seed}"] if options.seed is not None else []
-    changed += [f"seeds={options.seeds}"] if options.seeds is not None else []
-    return changed
-
-
-def _quoted(policy: str) -> str:
-    return policy if policy.lstrip().startswith("{") else f'"{policy}"'
-
-
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     options = parser().parse_args(words)
-    scenario = load_scenario(options.scenario, overrides(options))
+    scenario = load_scenario(options.scenario, overrides(options, options.policy))
     if options.require_slo is not None and scenario.slo is None:
         raise ScenarioError("--require-slo: the scenario has no slo; add one, such as --set slo.tpot=50ms")
-    if options.jobs is not None and options.jobs < 1:
-        raise ScenarioError(f"--jobs: found {options.jobs}; allowed: 1 or more processes")
+    check_jobs(options)
     if options.require_slo is not None and not 0 <= options.require_slo <= 1:
         raise ScenarioError(f"--require-slo: found {options.require_slo}; allowed: a share from 0 to 1")
+    for option in ("html", "trace"):
+        if getattr(options, option) and options.json and options.out is None:
+            raise ScenarioError(f"--{option}: --json alone writes no folder; allowed: with --out; name one")
     folder = options.out or (None if options.json else free_folder(Path("runs") / scenario.name))
-    if folder is not None and folder.exists():
-        raise ScenarioError(f"{folder}: exists already; name another folder with --out, or remove it")
+    if folder is not None:
+        refuse_existing(folder)
     started = time.perf_counter()
-    try:
+    with placing_errors(Path(options.scenario)):
         results = simulate_all(scenario, options.jobs, options.quiet or options.json)
-    except (CapacityError, PolicyError) as error:
-        raise type(error)(*(placed(Path(options.scenario), p) for p in error.problems)) from None
     groups = [compare(scenario, [r for r in results if r.summary["engine"] == e]) for e in scenario.engines]
     runs = [mean_summary([r.summary for r in seeds]) for g in groups for seeds in g.runs.values()]
     if folder is not None:
-        write_run(folder, results, runs, plots=not options.no_plots)
+        write_run(folder, results, runs, None if options.no_plots else options.plots, options.html, options.trace)
     if options.json:
         print(to_json(runs[0] if len(runs) == 1 else {"runs": runs}))
     elif not options.quiet:
@@ -119,14 +109,6 @@ def simulate_all(scenario: Scenario, jobs: int | None, quiet: bool) -> list[Resu
         return run_cells(todo, jobs, finished=finished)
 
 
-def placed(scenario: Path, problem: str) -> str:
-    """Return *problem*, found while running, with the scenario's file and the line of the key that it starts with."""
-    key = problem.partition(":")[0].partition(".")[0]
-    lines = scenario.read_text(encoding="utf-8").splitlines()
-    line = next((i for i, text in enumerate(lines, 1) if text.startswith(f"{key}:")), 1)
-    return f"{scenario}:{line}: {problem}"
-
-
 def free_folder(folder: Path) -> Path:
     """Return *folder*, or the first of folder-2, folder-3, ... that is free."""
     number, free = 1, folder
@@ -136,26 +118,52 @@ def free_folder(folder: Path) -> Path:
     return free
 
 
-def write_run(folder: Path, results: Sequence[Result], runs: list[dict[str, Any]], plots: bool) -> None:
-    """Write one run's files into *folder*, or several runs' into a folder each, with their summaries and pictures."""
+def write_run(
+    folder: Path,
+    results: Sequence[Result],
+    runs: list[dict[str, Any]],
+    plots: str | None,
+    html: bool = False,
+    trace: bool = False,
+) -> None:
+    """Write one run's files into *folder*, or several runs' into a folder each, with their summaries.
+
+    With them go pictures in the format *plots*, one report as *html*, and a *trace* of each run.
+    """
 
     def fill(draft: Path) -> None:
-        if len(results) == 1:
-            results[0].write(draft)
-        else:
+        if len(results) > 1:
             (draft / "summary.json").write_text(to_json({"runs": runs}) + "\n", encoding="utf-8")
-            for result in results:
-                part = draft / _part(result, results)
+        for result in results:
+            part = draft / _part(result, results) if len(results) > 1 else draft
+            if part != draft:
                 part.mkdir()
-                result.write(part)
+            result.write(part)
+            if trace:
+                _write_trace(result, part)
         if plots:
-            from sdsim.report.plots import plot_latencies, plot_timeline
+            _draw(results, draft, plots)
+        if html:
+            from sdsim.report.html import write_report
 
-            first = [r for r in results if r.summary["seed"] == results[0].summary["seed"]]
-            plot_timeline(first, draft / "timeline.png")
-            plot_latencies(first, draft / "latencies.png")
+            write_report(results, draft / "report.html")
 
     write_folder(folder, fill)
+
+
+def _write_trace(result: Result, folder: Path) -> None:
+    from sdsim.report.perfetto import write_trace
+
+    write_trace(result, folder / "trace.json.gz")
+
+
+def _draw(results: Sequence[Result], folder: Path, plots: str) -> None:
+    """Draw the runs of the first seed."""
+    from sdsim.report.plots import plot_latencies, plot_timeline
+
+    first = [r for r in results if r.summary["seed"] == results[0].summary["seed"]]
+    plot_timeline(first, folder / f"timeline.{plots}")
+    plot_latencies(first, folder / f"latencies.{plots}")
 
 
 def _part(result: Result, results: Sequence[Result]) -> str:

@@ -21,6 +21,7 @@ from sdsim.report.latency_plot import offered_latencies
 from sdsim.report.plots import plot_latencies, plot_predict, plot_timeline
 from sdsim.report.step_bars import LOOKS, OTHER, merge, parts_of, visible
 from sdsim.report.timeline_plot import curves, labels
+from tests.recorded_runs import record
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -232,3 +233,21 @@ def test_ticks_never_exceed_the_limit(batches: list[int], most: int) -> None:
 def test_line_styles_differ() -> None:
     looks = {(look["color"], str(look["linestyle"])) for look in map(style.line_style, range(28))}
     assert len(looks) == 28
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("png", PNG), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_runs_are_drawn_in_the_format_asked_for(suffix: str, start: bytes, tmp_path: Path) -> None:
+    folder = record(tmp_path, "--plots", suffix, "--set", "workload.limit=10", plots=True)
+    pictures = sorted(folder.glob("*.*"))
+    assert [p.name for p in pictures if p.stem in ("latencies", "timeline")] == [
+        f"latencies.{suffix}",
+        f"timeline.{suffix}",
+    ]
+    assert (folder / f"timeline.{suffix}").read_bytes().startswith(start)
+
+
+def test_fonts_of_a_pdf_are_embedded_as_journals_ask(tmp_path: Path) -> None:
+    plot_latencies([result()], tmp_path / "x.pdf")
+    data = (tmp_path / "x.pdf").read_bytes()
+    assert b"/FontFile2" in data
+    assert b"/Type3" not in data
