@@ -86,6 +86,8 @@ class Acceptance:
     positions: FloatArray | None = None
     auc: float | None = None
     class_names: tuple[str, ...] = ()
+    every: int = 0
+    """With components: each holds for as many requests in turn, in order of id. 0: each request draws its own."""
     sigma: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
@@ -112,7 +114,7 @@ class Acceptance:
 
     def request_rates(self, ids: IntArray, classes: IntArray) -> FloatArray:
         """Return (requests,) each request's own rate, for a law made of components."""
-        which = self._component(ids, classes)
+        which = self.component(ids, classes)
         rates = np.array([c.rate for c in self.components])[which]
         level = coins(self.seed, "acceptance-level", ids, np.zeros_like(ids))
         for index, component in enumerate(self.components):
@@ -121,7 +123,10 @@ class Acceptance:
                 rates[mine] = _beta(component).ppf(level[mine])
         return rates
 
-    def _component(self, ids: IntArray, classes: IntArray) -> IntArray:
+    def component(self, ids: IntArray, classes: IntArray) -> IntArray:
+        """Return (requests,) each request's place in `components`."""
+        if self.every:
+            return ids // self.every % len(self.components)
         names = [c.name for c in self.components]
         if self.class_names and set(self.class_names) <= set(names):
             return np.array([names.index(n) for n in self.class_names], dtype=np.int64)[classes]
@@ -175,6 +180,18 @@ class Acceptance:
             base = np.tile(_logit_mean(plane[:length]), len(ids))
         believed: FloatArray = special.expit(base + drift).reshape(shape)
         return believed
+
+    def chances(self, rates: FloatArray, ids: IntArray, generated: IntArray) -> FloatArray:
+        """Return (rows, length) the conditional acceptance of the very tokens drafted from *generated* on.
+
+        *rates*, (rows, length), are the means of the answer over tokens. Without `auc` all tokens are alike.
+        """
+        if self.auc is None or not rates.size:
+            return rates
+        position = generated[:, None] + np.arange(rates.shape[1])
+        latent = self._latent(np.repeat(ids, rates.shape[1]), position.ravel()).reshape(rates.shape)
+        chances: FloatArray = special.expit(_logit_mean(rates) + TOKEN_SPREAD * latent)
+        return chances
 
     def tokens_per_step(self, length: int) -> float:
         """Return the expected tokens that a verify step of *length* drafts emits, bonus included."""
@@ -276,6 +293,9 @@ def make_acceptance(spec: Any, seed: int, class_names: tuple[str, ...] = ()) -> 
         if spec.name not in _profiles():
             raise ScenarioError(f"acceptance.name: {unknown('acceptance profile', spec.name, profile_names())}")
         return Acceptance(seed, positions=profile_rates(_profiles()[spec.name]), auc=spec.auc)
+    if spec.kind == "drift":
+        turns = tuple(Component(f"turn-{i}", 1.0, rate) for i, rate in enumerate(spec.rates, 1))
+        return Acceptance(seed, turns, auc=spec.auc, every=spec.every)
     parts = tuple(Component(n, c.weight, c.rate, c.spread) for n, c in spec.classes.items())
     _check_components(parts, class_names)
     return Acceptance(seed, parts, auc=spec.auc, class_names=class_names)

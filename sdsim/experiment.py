@@ -1,17 +1,18 @@
-"""Many runs of one scenario: every engine, policy and seed, on an executor, the same however many workers."""
+"""Many runs of one scenario: every engine, policy and seed, the same however many workers share them."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sdsim.result import Result
 from sdsim.scenario import PolicySpec, Scenario
 from sdsim.simulation import simulate
+from sdsim.workers import local_workers
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +35,6 @@ def cells(scenario: Scenario) -> list[Cell]:
     return [Cell(scenario, p, s, e) for e in scenario.engines for p in scenario.policies for s in seeds]
 
 
-@contextmanager
-def local_executor(jobs: int) -> Iterator[Executor]:
-    """Yield a pool of *jobs* processes, forked where the system can: they start with everything imported."""
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else None)
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
 def run_cells(
     todo: Sequence[Cell],
     jobs: int | None = None,
@@ -57,38 +45,37 @@ def run_cells(
 
     *progress* follows the simulated time of a single run, *finished* the number of runs done.
     """
-    jobs = min(jobs or os.cpu_count() or 1, len(todo))
-    if jobs == 1:
-        return _told_apart(_serially(todo, progress if len(todo) == 1 else None, finished))
-    with local_executor(jobs) as pool:
-        futures = {pool.submit(cell.run): i for i, cell in enumerate(todo)}
-        results: dict[int, Result] = {}
-        for future in as_completed(futures):
-            results[futures[future]] = future.result()
-            if finished:
-                finished(len(results))
-    return _told_apart([results[i] for i in range(len(todo))])
+    if len(todo) == 1:
+        return [todo[0].run(progress)]
+    with local_workers(min(jobs or os.cpu_count() or 1, len(todo))) as workers:
+        return _told_apart(in_order(workers.map(Cell.run, todo), finished))
+
+
+def in_order(found: Iterable[tuple[int, Found]], finished: Callable[[int], None] | None = None) -> list[Found]:
+    """Return what `Workers.map` yields in the order of its items; *finished* follows their number."""
+    results: dict[int, Found] = {}
+    for place, result in found:
+        results[place] = result
+        if finished:
+            finished(len(results))
+    return [results[place] for place in sorted(results)]
 
 
 def _told_apart(results: list[Result]) -> list[Result]:
-    """Number the labels of different policies that call themselves the same, such as two goodputs."""
+    names = told_apart([(result.policy, result.scenario.policies[0]) for result in results])
+    for result, name in zip(results, names, strict=True):
+        result.summary["policy"] = name
+    return results
+
+
+def told_apart(policies: Iterable[tuple[str, PolicySpec]]) -> list[str]:
+    """Return the labels, numbered where different policies call themselves the same, such as two goodputs."""
     seen: dict[str, list[PolicySpec]] = {}
-    for result in results:
-        (spec,) = result.scenario.policies
-        alike = seen.setdefault(result.policy, [])
+    names = []
+    for name, spec in policies:
+        alike = seen.setdefault(name, [])
         if spec not in alike:
             alike.append(spec)
-        if alike.index(spec):
-            result.summary["policy"] = f"{result.policy}-{alike.index(spec) + 1}"
-    return results
-
-
-def _serially(
-    todo: Sequence[Cell], progress: Callable[[float], None] | None, finished: Callable[[int], None] | None
-) -> list[Result]:
-    results = []
-    for cell in todo:
-        results.append(cell.run(progress))
-        if finished:
-            finished(len(results))
-    return results
+        number = alike.index(spec) + 1
+        names.append(f"{name}-{number}" if number > 1 else name)
+    return names

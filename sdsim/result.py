@@ -7,6 +7,7 @@ written beside its place and renamed, so that it is there whole or not at all.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -78,10 +79,15 @@ def write_parquet(columns: Columns, path: Path, names: dict[str, tuple[str, ...]
     pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(schema)), path)
 
 
+def refuse_existing(path: Path) -> None:
+    """Raise ScenarioError if there is something at *path*."""
+    if path.exists():
+        raise ScenarioError(f"{path}: exists already; name another with --out, or remove it")
+
+
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Make *folder* with what *fill* puts into it, whole or not at all. Raises ScenarioError if it cannot."""
-    if folder.exists():
-        raise ScenarioError(f"{folder}: exists already; name another folder with --out, or remove it")
+    refuse_existing(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -96,3 +102,17 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     finally:
         with suppress(OSError):
             shutil.rmtree(draft)
+
+
+def write_file(path: Path, fill: Callable[[Path], object]) -> None:
+    """Make the file *path* with what *fill* writes, whole or not at all. Raises ScenarioError if it cannot."""
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fill(draft)
+        draft.replace(path)
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be written: {error}; free space or name another file") from None
+    finally:
+        with suppress(OSError):
+            draft.unlink()

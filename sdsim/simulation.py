@@ -18,6 +18,7 @@ from sdsim.kv_cache import KvCache
 from sdsim.latency.calibrated import make_kernels
 from sdsim.latency.composition import ComposedLatency
 from sdsim.latency.engine_overhead import load_engine
+from sdsim.latency.pipeline import Pipeline
 from sdsim.latency.prices import Prices
 from sdsim.metrics import Slo, summarise
 from sdsim.models import Model, load_model
@@ -28,6 +29,7 @@ from sdsim.replica import Memory, Replica, Rules
 from sdsim.result import Result
 from sdsim.scenario import PolicySpec, Scenario
 from sdsim.scheduler import Scheduler
+from sdsim.truth import LatentTruth
 from sdsim.verification import DepthTable
 from sdsim.workload import class_names, requests
 
@@ -110,6 +112,8 @@ class _Run:
         self._check_budget()
         self.class_names = class_names(scenario.workload)
         self.acceptance = self._acceptance()
+        oracle = "truth" in getattr(first, "needs", ())
+        self.truth = LatentTruth(self.acceptance) if oracle and self.acceptance else None
         self.memory = self._memory()
         self.latency = system.latency(self.lengths[-1])
         self.replicas = [self._replica(i) for i in range(scenario.replicas)]
@@ -155,20 +159,27 @@ class _Run:
         if self.acceptance is not None and system.draft is not None:
             depths = DepthTable(spec.max_num_seqs, self.acceptance.planes, system.draft.available < 1)
         tpot = self.scenario.slo.tpot if self.scenario.slo else None
-        rules = Rules(self.lengths, self.memory, tpot, self.scenario.feedback_lag)
+        ahead = self.latency.works_ahead
+        rules = Rules(self.lengths, self.memory, tpot, self.scenario.feedback_lag, works_ahead=ahead)
         policy = make_policy(self.spec, system)
-        execute = self.latency.seconds
-        return Replica(index, scheduler, policy, execute, system.routing, self.acceptance, depths, self.recorder, rules)
+        if self.truth is not None:
+            policy.truth = self.truth  # type: ignore[attr-defined]
+        parts = system.routing, self.acceptance, depths, self.recorder, rules
+        if ahead:
+            pipeline = Pipeline(self.latency)
+            return Replica(index, scheduler, policy, pipeline.seconds, *parts, pipeline.rest)
+        return Replica(index, scheduler, policy, self.latency.seconds, *parts)
 
     def engine(self, progress: Callable[[float], None] | None) -> Engine:
         """Return the event loop over the run's replicas and requests."""
         scenario = self.scenario
         blocks = min(self.memory.with_drafter, self.memory.without_drafter)
         limit = min(blocks * scenario.block_size - 1 - self.lengths[-1], self.system.target.max_positions)
+        arrivals = requests(scenario.workload, self.seed, scenario.until)
         return Engine(
             self.replicas,
             make_router(scenario.router),
-            requests(scenario.workload, self.seed, scenario.until),
+            arrivals if self.truth is None else self.truth.watched(arrivals),
             self.acceptance,
             limit,
             self.system.draft.available if self.system.draft else 1.0,

@@ -8,6 +8,7 @@ Newton's method on counts of drafts tried and won by position and confidence, at
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from sdsim.policies.confidence import POSITIONS, confidences, survival
 from sdsim.policies.ledger import Ledger
@@ -35,17 +36,17 @@ class Calibration:
         self._seen = Ledger[FloatArray]()
         self._outcomes = 0
 
-    def survival(self, observation: Observation, drafts: int) -> FloatArray:
+    def survival(self, observation: Observation, drafts: int, offsets: FloatArray | float = 0.0) -> FloatArray:
         """Return (positions, rows) the chance that a draft and all before it are accepted; 0 where none is pending.
 
-        *drafts* is the sum of `observation.pending`.
+        *drafts* is the sum of `observation.pending`; *offsets*, (rows,), are added to the logits of each row's drafts.
         """
         logits = confidences(observation)
         np.divide(logits, 1.0 - logits, out=logits)
         np.log(logits, out=logits)
         self._seen.note(observation.step, logits)
         chance = logits * -self.slope
-        chance -= self.shift[: len(chance)]
+        chance -= self.shift[: len(chance)] + offsets
         np.exp(chance, out=chance)
         chance += 1.0
         np.reciprocal(chance, out=chance)
@@ -54,10 +55,12 @@ class Calibration:
     def learn(self, outcome: Outcome) -> None:
         """Count the drafts tried and won in a step seen; a chain that lost draft j tried j + 1."""
         logits = self._seen.take(outcome.step)
-        if logits is None or logits.shape[1] != len(outcome.verified):
-            return
+        if logits is not None and logits.shape[1] == len(outcome.verified):
+            self._count(logits, POSITIONS[: len(logits)] < np.minimum(outcome.accepted + 1, outcome.verified), outcome)
+
+    def _count(self, logits: FloatArray, tried: npt.NDArray[np.bool_], outcome: Outcome) -> None:
+        """Take in (positions, rows) drafts, *tried* or not."""
         depth = POSITIONS[: len(logits)]
-        tried = depth < np.minimum(outcome.accepted + 1, outcome.verified)
         cell = ((logits + 14.0) * 2.0).astype(np.int64) + depth * len(CENTRES)
         trials, wins = _counts(cell[tried], len(logits)), _counts(cell[tried & (depth < outcome.accepted)], len(logits))
         fade = 0.5 ** (trials.sum() / HALF_LIFE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sdsim.policies.plans import DROPPED
 from sdsim.policy import Observation, Plan, learn_nothing
 
 
@@ -12,10 +13,9 @@ class Off:
     loads_drafter = False
     lengths = (0,)
     label = "off"
-    _plan = Plan(0, drafter="dropped")
 
     def plan(self, observation: Observation, /) -> Plan:
         """Draft nothing."""
-        return self._plan
+        return DROPPED
 
     learn = learn_nothing

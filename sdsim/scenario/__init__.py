@@ -199,15 +199,16 @@ def load_scenario(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -
     Relative paths in it start from the file's folder. Raises ScenarioError with one line a mistake.
     """
     file = Path(path)
-    return _validated(read_scenario(file, overrides), file.absolute().parent, file.stem)
+    return validated(read_scenario(file, overrides), file.absolute().parent, file.stem)
 
 
 def scenario_from_mapping(mapping: Mapping[str, Any], folder: Path = Path(), name: str = "scenario") -> Scenario:
     """Return the scenario that *mapping* describes, with the keys of a scenario file; paths start from *folder*."""
-    return _validated(Source(name, mapping), Path(folder).absolute(), name)
+    return validated(Source(name, mapping), Path(folder).absolute(), name)
 
 
-def _validated(source: Source, folder: Path, name: str) -> Scenario:
+def validated(source: Source, folder: Path, name: str) -> Scenario:
+    """Return the scenario in *source*, whose relative paths start from *folder*; raise ScenarioError for mistakes."""
     scenario = None
     if not isinstance(source.data, Mapping):
         found = "nothing in it" if source.data is None else f"found {shown(source.data)}"

@@ -78,11 +78,15 @@ class Source:
             if not equals or not all(path):
                 raise ValueError(f"found {shown(option)}; allowed: key=value; write it such as slo.tpot=50ms")
             read = read_text(text)
-            self.data = _replaced(self.data, path, (), read.data)
+            self.put(path, read.data, place)
         except (ValueError, _UnreadableError) as error:
             self.problems.append((place, f"{place.text}: {error}"))
             return
         self.problems += [(place, f"{place.text}: {message}") for _, message in read.mistakes]
+
+    def put(self, path: KeyPath, value: object, place: Place) -> None:
+        """Let *value*, written at *place*, stand at *path*. Raises ValueError where nothing can stand."""
+        self.data = _replaced(self.data, path, (), value)
         self.places = {p: where for p, where in self.places.items() if p[: len(path)] != path}
         for end in range(len(path) + 1):
             self.places.setdefault(path[:end], place)

@@ -168,6 +168,14 @@ class ProfileAcceptance(AcceptanceSpec):
         return one_of("acceptance profile", profile_names(), profile)
 
 
+class DriftAcceptance(AcceptanceSpec):
+    """Acceptance that changes: each of `rates` in turn for `every` requests, in order of arrival, again and again."""
+
+    kind: Literal["drift"] = "drift"
+    rates: Annotated[tuple[Share, ...], BeforeValidator(filled)]
+    every: Count
+
+
 class MixtureClass(Spec):
     """One class of requests: its weight, its mean acceptance, and the sd of the acceptance between requests."""
 
@@ -184,7 +192,10 @@ class MixtureAcceptance(AcceptanceSpec):
 
 
 Acceptance = Annotated[
-    Annotated[IidAcceptance | PositionsAcceptance | ProfileAcceptance | MixtureAcceptance, Field(discriminator="kind")],
+    Annotated[
+        IidAcceptance | PositionsAcceptance | ProfileAcceptance | DriftAcceptance | MixtureAcceptance,
+        Field(discriminator="kind"),
+    ],
     BeforeValidator(kind_word),
 ]
 
