@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from scipy import special, stats
+from scipy import special
 
 from sdsim.errors import ScenarioError, unknown
 from sdsim.policy import FloatArray, IntArray
@@ -120,7 +120,7 @@ class Acceptance:
         for index, component in enumerate(self.components):
             if component.spread:
                 mine = which == index
-                rates[mine] = _beta(component).ppf(level[mine])
+                rates[mine] = special.betaincinv(*_beta_parameters(component), level[mine])
         return rates
 
     def component(self, ids: IntArray, classes: IntArray) -> IntArray:
@@ -216,10 +216,6 @@ def _beta_parameters(component: Component) -> tuple[float, float]:
     return component.rate * total, (1 - component.rate) * total
 
 
-def _beta(component: Component) -> Any:
-    return stats.beta(*_beta_parameters(component))
-
-
 def _runs(won: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return for each position the run of wins that starts there, at most 255."""
     n = len(won)
@@ -266,6 +262,7 @@ def _auc(sigma: float, rate: float) -> float:
     return float(won @ above @ lost / (won.sum() * lost.sum()))
 
 
+@lru_cache
 def _sigma_for(auc: float, rate: float) -> float:
     """Return the noise that lowers the confidence's AUC to *auc*."""
     if not 0 < rate < 1:

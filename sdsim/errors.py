@@ -50,7 +50,15 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+MANY = 16
+"""Names up to which an error lists them all; of more, the nearest."""
+
+
 def unknown(kind: str, word: str, allowed: Iterable[str]) -> str:
     """Return the sentence for a *word* that names no *kind*: what is allowed, and the nearest."""
     names = sorted(allowed)
-    return f"unknown {kind} {word!r}; known: {', '.join(names)}{did_you_mean(word, names)}"
+    shown, more = names, ""
+    if len(names) > MANY:
+        shown = sorted(difflib.get_close_matches(word, names, n=MANY // 2, cutoff=0.0))
+        more = f" and {len(names) - len(shown)} more"
+    return f"unknown {kind} {word!r}; known: {', '.join(shown)}{more}{did_you_mean(word, names)}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from sdsim.policy import FloatArray
 
@@ -18,7 +18,7 @@ def interval(values: Sequence[float] | FloatArray) -> tuple[float, float] | None
     sample = np.asarray(values, dtype=float)
     if len(sample) < 2:
         return None
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample))
+    half = special.stdtrit(len(sample) - 1, (1 + CONFIDENCE) / 2) * sample.std(ddof=1) / np.sqrt(len(sample))
     return float(sample.mean() - half), float(sample.mean() + half)
 
 

@@ -139,7 +139,7 @@ def test_paths_start_from_the_scenario_s_folder(tmp_path, monkeypatch):
     config = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 64}
     config |= {"vocab_size": 100, "max_position_embeddings": 128}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (folder / "slow.json").write_text('{"schema": 1, "name": "slow"}')
+    (folder / "slow.json").write_text('{"schema": 2, "name": "slow"}')
     trace = "workload: {kind: trace, format: azure, path: ../x.csv}"
     scenario = load(folder, f"model: ../config.json\ngpus: h200\nengine: [slow.json, ideal]\n{trace}\n")
     assert scenario.workload.path == tmp_path / "x.csv"
