@@ -4,6 +4,8 @@ Called as vLLM 0.22 calls them in a captured decode step: the MoE layer with its
 with the scheduler's metadata computed once a step and its number of splits bounded, as graphs require.
 """
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,13 @@ from kernels.timing import sets_needed
 PAGE = 16
 GRAPH_SPLITS = 32  # flash_attn_max_num_splits_for_cuda_graph
 CAPTURED_TOKENS = 512  # above it a step runs without a graph, and the splits are the kernel's own choice
+
+
+def configured() -> AbstractContextManager[object]:
+    """A default configuration, without which vLLM's layers refuse to run."""
+    from vllm.config import VllmConfig, set_current_vllm_config
+
+    return set_current_vllm_config(VllmConfig())  # type: ignore[no-any-return]
 
 
 def backend() -> str:

@@ -9,7 +9,7 @@ once.
 import json
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +22,7 @@ from kernels.shapes import SHAPES, Shape
 COARSE = (1, 4, 16, 64, 256, 1024, 8192)
 BETWEEN = (3, 6, 12, 24, 48, 96, 192, 384, 768, 1536, 3072, 6144)
 POWERS = tuple(2**i for i in range(14))
+CAPTURED = (24, *range(40, 257, 16), 120, 192, 240, *range(288, 513, 32), 640, 768)
 BATCHES = (1, 4, 16, 64, 256)
 CONTEXTS = (256, 1024, 4096, 16384, 32768)
 Q_LENS = (1, 2, 3, 5, 9)
@@ -82,9 +83,11 @@ def matrices(s: Shape) -> dict[str, tuple[int, int, int]]:
 
 
 def gemm_points(s: Shape) -> Iterator[Point]:
-    """Every projection at the powers of two and a few between."""
+    """Every projection at the powers of two and at counts that engines capture between: the library's choice of tiles
+    steps up and down by a tenth there.
+    """
     for inputs, outputs, most in matrices(s).values():
-        for tokens in (*POWERS, 48, 96, 192, 384):
+        for tokens in sorted({*POWERS, *CAPTURED}):
             if tokens <= most:
                 yield Point(
                     f"gemm/{inputs}x{outputs}/t{tokens}", tier(tokens), "gemm",
@@ -125,7 +128,9 @@ def small_points(s: Shape) -> Iterator[Point]:
 
 
 def rejection_points(s: Shape) -> Iterator[Point]:
-    """Batch x draft length, greedy and sampled."""
+    """Batch x draft length, greedy and sampled; a head's vocabulary is verified by its target."""
+    if s.parts[0] == "eagle":
+        return
     for batch in BATCHES:
         for length in (1, 2, 4, 8):
             for mode in ("sample", "greedy"):
@@ -155,36 +160,38 @@ def stack_points(s: Shape) -> Iterator[Point]:
         )  # fmt: skip
 
 
-FAMILIES: dict[str, Callable[[Shape], Iterator[Point]]] = {
+Families = Mapping[str, Callable[[Shape], Iterator[Point]]]
+FAMILIES: Families = {
     "moe": moe_points, "dense": gemm_points, "attention": attention_points, "norms": small_points,
-    "layers": stack_points, "draft": draft_points, "eagle": draft_points,
+    "layers": stack_points, "draft": draft_points, "eagle": draft_points, "rejection": rejection_points,
 }  # fmt: skip
 
 
-def points(models: Iterable[str | Shape], kernels: Collection[str] = ()) -> list[Point]:
+def points(
+    models: Iterable[str | Shape], kernels: Collection[str] = (), families: Families | None = None
+) -> list[Point]:
     """Every point of *models*, each key once, tier by tier, a model's and family's points together; *kernels* keeps
-    some.
+    some. *families* are the project's own unless given.
     """
+    families = families or FAMILIES
     found: dict[str, Point] = {}
     for model in models:
         s = SHAPES[model] if isinstance(model, str) else model
-        families = [*(FAMILIES[part] for part in s.parts), *([] if s.parts[0] == "eagle" else [rejection_points])]
-        for family in families:
-            for point in family(s):
+        for make in (families[part] for part in (*s.parts, "rejection") if part in families):
+            for point in make(s):
                 if not kernels or point.kernel in kernels:
                     found.setdefault(point.key, point)
     return sorted(found.values(), key=lambda point: point.tier)
 
 
 def run(
-    models: Iterable[str | Shape], known: Collection[str] = (), seconds: float = 600.0, kernels: Collection[str] = (),
-    replays: int = 10,
-) -> Iterator[dict[str, object]]:  # fmt: skip
-    """Measure what is not *known* until *seconds* have passed, one row at a time; stop and resume with the keys of the
-    rows.
+    todo: Iterable[Point], known: Collection[str] = (), seconds: float = 600.0, replays: int = 10
+) -> Iterator[dict[str, object]]:
+    """Measure what of *todo* is not *known* until *seconds* have passed, one row at a time; stop and resume with the
+    keys of the rows.
     """
     end = time.monotonic() + seconds
-    for point in points(models, kernels):
+    for point in todo:
         if point.key in known:
             continue
         if time.monotonic() > end:
@@ -198,6 +205,6 @@ def run(
 
 if __name__ == "__main__":
     budget = float(sys.argv[1]) if len(sys.argv) > 1 else 600.0
-    for row in run(sys.argv[2:] or list(SHAPES), seconds=budget):
+    for row in run(points(sys.argv[2:] or list(SHAPES)), seconds=budget):
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()

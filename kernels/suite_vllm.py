@@ -5,7 +5,7 @@ from functools import partial
 
 from kernels import measure_vllm, routing
 from kernels.shapes import Shape
-from kernels.suite import BETWEEN, POWERS, Point, tier
+from kernels.suite import BETWEEN, POWERS, Families, Point, tier
 
 TOKENS = tuple(sorted({*POWERS, *BETWEEN, 320, 448, 640, 896, 1280} - {3, 6, 12}))
 BATCHES = (1, 16, 64, 256)
@@ -36,4 +36,4 @@ def attention_points(s: Shape) -> Iterator[Point]:
         yield Point(key, 0, "attention", partial(measure_vllm.attention_case, s, batch, context, q_len))
 
 
-FAMILIES = {"moe": moe_points, "attention": attention_points}
+FAMILIES: Families = {"moe": moe_points, "attention": attention_points}

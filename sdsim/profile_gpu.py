@@ -9,22 +9,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from sdsim.command import OK, run_command
 from sdsim.errors import CalibrationError, ScenarioError
 from sdsim.latency.calibration import SCHEMA
 from sdsim.models import Model, load_model, model_names
+from sdsim.report.progress import finished_runs
 
 EXAMPLE = """example:
   python -m sdsim.profile_gpu --model qwen3-30b-a3b,qwen2-0.5b --out h200.json --minutes 10"""
 QUICK_MINUTES = 1.0
 MISSING = "profile_gpu needs a checkout with kernels/, and torch and triton: pip install -e '.[gpu]' ({error})"
+NO_ENGINE = "--engine: {error}; install the engine where this runs, or leave the option out to time our kernels"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--model", required=True, metavar="M[,M...]", help="names or config.json paths, drafts included")
     p.add_argument("--out", required=True, type=Path, metavar="FILE", help="the calibration file to write")
+    p.add_argument("--engine", choices=["vllm"], help="time an installed engine's kernels instead of ours")
     p.add_argument("--quick", action="store_true", help="the coarsest grid, in about a minute")
     p.add_argument("--minutes", type=float, default=30.0, help="stop after this long; what is missing is interpolated")
     p.add_argument("--resume", action="store_true", help="go on from FILE.part, or add models to FILE")
@@ -105,23 +110,46 @@ def main(words: Sequence[str]) -> int:
         if not name.strip():
             raise ScenarioError(f"--model: {options.model!r}; allowed: names such as {', '.join(model_names()[:3])}")
     try:
-        from kernels import ceilings, suite
+        from kernels import ceilings
         from sdsim.hardware.provenance import provenance
+
+        points, running = points_of(options.engine, shapes(options.model))
     except ImportError as error:
-        raise ScenarioError(MISSING.format(error=error)) from None
+        needed = MISSING if error.name != options.engine else NO_ENGINE
+        raise ScenarioError(needed.format(error=error)) from None
+    points = [p for p in points if not options.quick or p.tier == 0]
     part = options.out.with_name(options.out.name + ".part")
     rows = known_rows(part, options.out, options.resume)
-    found = shapes(options.model)
-    points = [p for p in suite.points(found) if not options.quick or p.tier == 0]
-    print(f"{len(points)} points, {len(rows)} measured before", file=sys.stderr)
-    limits = ceilings.measure()
-    minutes = QUICK_MINUTES if options.quick else options.minutes
-    todo = suite.run(found, {r["key"] for r in rows}, 60 * minutes)
-    for row in measured(todo, part):
-        rows.append(row)
-        print(describe(len(rows), len(points), row), file=sys.stderr)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{len(points)} points, {len(rows)} measured before")
+    with running:
+        limits = ceilings.measure()
+        measure(points, rows, part, 60 * (QUICK_MINUTES if options.quick else options.minutes), console)
     write(options.out, part, {"ceilings": limits, "provenance": provenance("sdsim.profile_gpu"), "rows": rows})
     return OK
+
+
+def points_of(engine: str | None, found: list[Any]) -> tuple[list[Any], AbstractContextManager[Any]]:
+    """Return what to measure of the shapes *found*, and what has to hold meanwhile: our kernels, or an engine's."""
+    from kernels import suite
+
+    if engine is None:
+        return suite.points(found), nullcontext()
+    from kernels import measure_vllm, suite_vllm
+
+    return suite.points(found, families=suite_vllm.FAMILIES), measure_vllm.configured()
+
+
+def measure(points: list[Any], rows: list[dict[str, Any]], part: Path, seconds: float, console: Console) -> None:
+    """Add to *rows*, and to *part*, what of *points* is measured within *seconds*."""
+    from kernels import suite
+
+    todo = suite.run(points, {r["key"] for r in rows}, seconds)
+    with finished_runs(console, len(points), "measuring", unit="points") as finished:
+        for row in measured(todo, part):
+            rows.append(row)
+            console.print(describe(len(rows), len(points), row))
+            finished(len(rows))
 
 
 def write(out: Path, part: Path, content: dict[str, Any]) -> None:

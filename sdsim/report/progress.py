@@ -37,13 +37,13 @@ def simulated_progress(
 
 @contextmanager
 def finished_runs(
-    console: Console, total: int, total_label: str, quiet: bool = False
+    console: Console, total: int, total_label: str, quiet: bool = False, unit: str = "runs"
 ) -> Iterator[Callable[[int], None]]:
-    """Show runs finished of *total*; yield a callback that takes their number."""
+    """Show how many *unit* of *total* are finished; yield a callback that takes their number."""
     if quiet or not _shows(console):
         yield _ignore
         return
-    with _bar(console, TextColumn("{task.completed:.0f} of {task.total:.0f} runs")) as bar:
+    with _bar(console, TextColumn(f"{{task.completed:.0f}} of {{task.total:.0f}} {unit}")) as bar:
         task = bar.add_task(total_label, total=total)
         bar.refresh()
 
