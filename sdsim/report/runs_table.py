@@ -73,9 +73,11 @@ def _rates(runs: Sequence[Summary], best: frozenset[int]) -> list[Column]:
 
 
 def _speculation(runs: Sequence[Summary]) -> list[Column]:
-    return [
+    columns = [
         Column("mean\nK", [number(run["speculation"]["mean_draft_length"], 2) for run in runs]),
         Column("accept.\nlength", [number(run["speculation"]["acceptance_length"], 2) for run in runs]),
         Column("mean\nbatch", [number(run["mean_batch"]) for run in runs]),
-        Column("preemp-\ntions", [number(run["preemptions"]) for run in runs]),
     ]
+    if any(run["preemptions"] for run in runs):
+        columns.append(Column("preemp-\ntions", [number(run["preemptions"]) for run in runs]))
+    return columns
