@@ -24,7 +24,7 @@ from scipy import special
 
 from sdsim.errors import ScenarioError, unknown
 from sdsim.policy import FloatArray, IntArray
-from sdsim.streams import coins
+from sdsim.streams import Depths, coins, runs
 
 MAX_DRAFT_LENGTH = 16
 TOKEN_SPREAD = 2.0
@@ -134,9 +134,7 @@ class Acceptance:
         draw = coins(self.seed, "acceptance-class", ids, np.zeros_like(ids)) * shares[-1]
         return np.asarray(np.minimum(np.searchsorted(shares, draw, side="right"), len(names) - 1), dtype=np.int64)
 
-    def depths(
-        self, ids: IntArray, output_tokens: IntArray, classes: IntArray
-    ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], IntArray]:
+    def depths(self, ids: IntArray, output_tokens: IntArray, classes: IntArray) -> tuple[Depths, IntArray]:
         """Return ((planes, total) depths, (requests + 1,) offsets into them).
 
         A request of L output tokens has L + MAX_DRAFT_LENGTH entries; entry p is the number of drafts that a chain
@@ -144,6 +142,8 @@ class Acceptance:
         """
         widths = output_tokens + MAX_DRAFT_LENGTH
         offsets = np.concatenate([[0], np.cumsum(widths)])
+        if self.positions is None and self.auc is None:
+            return runs(self.seed, "acceptance", ids, widths, self.request_rates(ids, classes))[None, :], offsets
         owner = np.repeat(np.arange(len(ids)), widths)
         positions = np.arange(offsets[-1]) - offsets[owner]
         score = coins(self.seed, "acceptance", ids[owner], positions)
@@ -216,7 +216,7 @@ def _beta_parameters(component: Component) -> tuple[float, float]:
     return component.rate * total, (1 - component.rate) * total
 
 
-def _runs(won: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _runs(won: np.ndarray[Any, np.dtype[np.bool_]]) -> Depths:
     """Return for each position the run of wins that starts there, at most 255."""
     n = len(won)
     index = np.arange(n, dtype=np.int32)
@@ -225,7 +225,7 @@ def _runs(won: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[
     return np.minimum(next_loss[::-1] - index, 255).astype(np.uint8)
 
 
-def _chain(score: FloatArray, thresholds: FloatArray) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _chain(score: FloatArray, thresholds: FloatArray) -> Depths:
     """Return for each position how many drafts of a chain from there pass their own thresholds."""
     depth = np.zeros(len(score), dtype=np.uint8)
     alive = np.ones(len(score), dtype=bool)

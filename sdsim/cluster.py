@@ -69,12 +69,14 @@ def kv_blocks(
 
 def least_loaded(replicas: Sequence[Loaded]) -> int:
     """Return the replica with the fewest requests, the first of equals."""
-    return min(range(len(replicas)), key=lambda i: replicas[i].load)
+    loads = [replica.load for replica in replicas]
+    return loads.index(min(loads))
 
 
 def shortest_queue(replicas: Sequence[Loaded]) -> int:
     """Return the replica with the fewest tokens to compute, the first of equals."""
-    return min(range(len(replicas)), key=lambda i: replicas[i].outstanding_tokens)
+    tokens = [replica.outstanding_tokens for replica in replicas]
+    return tokens.index(min(tokens))
 
 
 class RoundRobin:

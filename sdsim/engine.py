@@ -1,33 +1,32 @@
-"""The event loop: requests arrive, replicas step. One SimPy event per engine step; the only module that uses SimPy."""
+"""The event loop: requests arrive, replicas step. One event per engine step."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush, heapreplace
 
 import numpy as np
-import simpy
 
-from sdsim.acceptance import MAX_DRAFT_LENGTH, Acceptance
+from sdsim.batch import ARRIVAL
 from sdsim.cluster import Router
 from sdsim.errors import CapacityError
 from sdsim.replica import Replica
-from sdsim.request import Request
-from sdsim.streams import coins
+from sdsim.request import RequestTable
+from sdsim.verification import DraftDepths
 from sdsim.workload import Requests
 
-Events = Generator[simpy.Event, Any, None]
 PROGRESS_STEPS = 1024
+DRAWN = 512
+"""Requests whose coins are drawn at a time: these then stay in the processor's cache."""
 
 
 class Engine:
-    """Drives *replicas* through *arrivals*.
+    """Drives *replicas* through *arrivals*, which become known to *requests* and *depths*.
 
-    *token_limit* is the longest request, prompt and output, that a replica can ever hold. *available* is the share of
-    positions at which the drafter has a draft. A request whose arrival is NaN (closed loop) arrives *think* s
-    after an earlier one finishes.
+    *token_limit* is the longest request, prompt and output, that a replica can ever hold. A request whose arrival is
+    NaN (closed loop) arrives *think* s after an earlier one finishes.
     """
 
     def __init__(
@@ -35,100 +34,127 @@ class Engine:
         replicas: list[Replica],
         router: Router,
         arrivals: Iterator[Requests],
-        acceptance: Acceptance | None,
+        requests: RequestTable,
+        depths: DraftDepths,
         token_limit: int,
-        available: float = 1.0,
         think: float | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        self._env = simpy.Environment(0.0)
         self._replicas = replicas
         self._schedulers = [r.scheduler for r in replicas]
         self._router = router
         self._arrivals = arrivals
-        self._acceptance = acceptance
+        self._requests = requests
+        self._depths = depths
         self._token_limit = token_limit
-        self._available = available
         self._think = think
         self._progress = progress
-        self._idle: list[simpy.Event | None] = [None] * len(replicas)
-        self._held: list[list[Request]] = [[] for _ in replicas]
+        self._running: list[tuple[float, int, int]] = []
+        """The steps that run, a heap: when each ends, its number among all steps, and its replica."""
+        self._begun = 0
+        self._idle = set(range(len(replicas)))
+        self._woken: list[int] = []
+        """Replicas that were idle when a request came, and have not begun yet."""
+        self._held: list[list[int]] = [[] for _ in replicas]
+        """Requests that came after a replica that works ahead had scheduled its next step."""
         self._released: deque[float] = deque()
-        self._release: simpy.Event | None = None
-        self.offered = 0
+        """When the next requests of a closed loop arrive."""
+        self._ended = 0.0
+        """When the last step ended."""
 
     def run(self, until: float | None) -> float:
         """Run to *until*, or until every request is done; return the time at the end, s."""
-        env = self._env
-        for index, replica in enumerate(self._replicas):
-            env.process(self._step_forever(index, replica))
-        env.process(self._arrive())
-        env.run(until=until)
+        last = math.inf if until is None else math.nextafter(until, -math.inf)
+        now = reached = 0.0
+        for request, arrival in self._arriving():
+            if math.isnan(arrival):
+                now = self._await_release(now, last)
+                if not self._released:
+                    break
+                arrival = self._requests.times[ARRIVAL, request] = self._released.popleft()
+            # the clock may round to just below the arrival: requests of one time are told by that time, not by it
+            if arrival > max(reached, now):
+                self._wake(now)
+                now += arrival - now
+                self._step_to(min(now, last))
+                if now > last:
+                    break
+            reached = max(reached, arrival)
+            self._submit(request)
+        self._wake(now)
+        self._step_to(last)
         for index in range(len(self._replicas)):
             self._hand_over(index)
-        return float(env.now)
+        return self._ended if until is None else until
 
-    def _step_forever(self, index: int, replica: Replica) -> Events:
-        env, timeout, progress = self._env, self._env.timeout, self._progress
-        begin, end = replica.begin, replica.end
-        while True:
-            seconds = begin(env.now)
-            if self._held[index]:
-                self._hand_over(index)
-                seconds = begin(env.now) if seconds is None else seconds
-            if seconds is None:
-                event = self._idle[index] = env.event()
-                yield event
-                continue
-            yield timeout(seconds)
-            finished = end(env.now)
-            if finished and self._think is not None:
-                self._let_in(len(finished), env.now + self._think)
-            if progress is not None and not replica.step % PROGRESS_STEPS:
-                progress(env.now)
+    def _await_release(self, now: float, last: float) -> float:
+        """Step until a finished request of a closed loop lets the next one in; return the time."""
+        if self._released:
+            return now
+        self._wake(now)
+        while not self._released and self._running and self._running[0][0] <= last:
+            self._step_to(self._running[0][0])
+        return self._ended
 
-    def _let_in(self, count: int, at: float) -> None:
-        """Let *count* requests of a closed loop arrive at time *at*."""
-        self._released.extend([at] * count)
-        if self._release is not None:
-            self._release.succeed()
-            self._release = None
-
-    def _arrive(self) -> Events:
-        env, reached = self._env, 0.0
-        for chunk in self._arrivals:
-            self._check_fit(chunk)
-            for request in self._requests(chunk):
-                if math.isnan(request.arrival_s):
-                    while not self._released:
-                        self._release = env.event()
-                        yield self._release
-                    request.arrival_s = self._released.popleft()
-                # the clock may round to just below the arrival: requests of one time are told by that time, not by it
-                if request.arrival_s > max(reached, env.now):
-                    yield env.timeout(request.arrival_s - env.now)
-                    # once more round the queue, so that steps that end now do so first
-                    yield env.timeout(0)
-                reached = max(reached, request.arrival_s)
-                self._submit(request)
-
-    def _submit(self, request: Request) -> None:
-        self.offered += 1
+    def _submit(self, request: int) -> None:
         index = self._router(self._schedulers)
-        event = self._idle[index]
-        if event is None and self._replicas[index].rules.works_ahead:
-            self._held[index].append(request)  # the next step is scheduled already
-        else:
-            self._replicas[index].submit(request)
-        if event is not None:
-            self._idle[index] = None
-            event.succeed()
+        replica = self._replicas[index]
+        if index in self._idle:
+            self._idle.remove(index)
+            self._woken.append(index)
+        elif replica.rules.works_ahead and index not in self._woken:
+            self._held[index].append(request)
+            return
+        replica.submit(request)
 
     def _hand_over(self, index: int) -> None:
-        """Queue the requests that came after the next step had been scheduled."""
+        """Queue the requests that were held back."""
         for request in self._held[index]:
             self._replicas[index].submit(request)
         self._held[index].clear()
+
+    def _wake(self, now: float) -> None:
+        """Begin on the idle replicas that requests came to, all requests of this time being there."""
+        for index in self._woken:
+            seconds = self._replicas[index].begin(now)
+            if seconds is None:
+                self._idle.add(index)
+            else:
+                self._begun += 1
+                heappush(self._running, (now + seconds, self._begun, index))
+        self._woken.clear()
+
+    def _step_to(self, time: float) -> None:
+        """End every step that ends by *time*, and begin the next one there."""
+        running, replicas = self._running, self._replicas
+        while running and running[0][0] <= time:
+            now, _, index = running[0]
+            replica = replicas[index]
+            finished = replica.end(now)
+            if finished and self._think is not None:
+                self._released.extend([now + self._think] * finished)
+            seconds = replica.begin(now)
+            if self._held[index]:
+                self._hand_over(index)
+                seconds = replica.begin(now) if seconds is None else seconds
+            if seconds is None:
+                heappop(running)
+                self._idle.add(index)
+            else:
+                self._begun += 1
+                heapreplace(running, (now + seconds, self._begun, index))
+            self._ended = now
+            if self._progress is not None and not replica.step % PROGRESS_STEPS:
+                self._progress(now)
+
+    def _arriving(self) -> Iterator[tuple[int, float]]:
+        """Yield requests in order of arrival, and when they arrive, s."""
+        for chunk in self._arrivals:
+            self._check_fit(chunk)
+            for start in range(0, len(chunk), DRAWN):
+                part = chunk.part(start, start + DRAWN)
+                self._requests.add(part, self._depths.draw(part))
+                yield from zip(part.ids.tolist(), part.arrival_s.tolist(), strict=True)
 
     def _check_fit(self, chunk: Requests) -> None:
         tokens = chunk.prompt_tokens + chunk.output_tokens
@@ -142,29 +168,3 @@ class Engine:
                 "or give the replica more memory"
             )
             raise CapacityError(message)
-
-    def _requests(self, chunk: Requests) -> Iterator[Request]:
-        """Yield the chunk's requests with their depths; whole chunks are drawn at once, because arrays are cheap."""
-        columns = (chunk.ids, chunk.arrival_s, chunk.prompt_tokens, chunk.output_tokens, chunk.request_class)
-        made = (Request(*row) for row in zip(*(c.tolist() for c in columns), strict=True))
-        if self._acceptance is None:
-            yield from made
-            return
-        depths, offsets = self._acceptance.depths(chunk.ids, chunk.output_tokens, chunk.request_class)
-        drafted = self._drafted(chunk, offsets)
-        bounds = offsets.tolist()
-        for i, request in enumerate(made):
-            request.depths = depths[:, bounds[i] : bounds[i + 1]]
-            if drafted is not None:
-                request.drafted = drafted[bounds[i] : bounds[i + 1]]
-            yield request
-
-    def _drafted(self, chunk: Requests, offsets: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-        if self._available >= 1.0 or self._acceptance is None:
-            return None
-        widths = chunk.output_tokens + MAX_DRAFT_LENGTH
-        owner = np.repeat(np.arange(len(chunk.ids)), widths)
-        positions = np.arange(offsets[-1]) - offsets[owner]
-        found: np.ndarray[Any, np.dtype[np.bool_]]
-        found = coins(self._acceptance.seed, "draft-available", chunk.ids[owner], positions) < self._available
-        return found

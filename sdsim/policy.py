@@ -4,11 +4,12 @@ A scheduler, simulated or real, asks `plan` before each step and tells `learn` w
 some steps later. This module needs numpy and the standard library only, so that a serving engine
 can import it and any policy without the simulator.
 
-A policy may declare three class attributes: `needs`, the optional fields of `Observation` that it
+A policy may declare four class attributes: `needs`, the optional fields of `Observation` that it
 reads (from `OPTIONAL_FIELDS`; a scheduler fills only these); `does_without`, those among them whose
-absence it handles; and `lossless_at_temperature`, whether sampled output keeps the target's
-distribution under it. An oracle needs "truth": a simulation sets its attribute of that name to a
-`Truth` before the first step, and nothing else can.
+absence it handles; `lossless_at_temperature`, whether sampled output keeps the target's
+distribution under it; and `constant_while = "batch"`, where its plans follow from the number of rows
+alone, so that a scheduler may ask once for each. An oracle needs "truth": a simulation sets its
+attribute of that name to a `Truth` before the first step, and nothing else can.
 """
 
 from __future__ import annotations

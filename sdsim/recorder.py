@@ -1,15 +1,28 @@
-"""Records of a run: flat arrays of doubles, one row a finished request, one row a step."""
+"""Records of a run: columns of doubles, a row a request in the order in which they finished, a row a step."""
 
 from __future__ import annotations
 
+import struct
 from array import array
 
 import numpy as np
 
+from sdsim import batch
 from sdsim.policy import FloatArray
-from sdsim.request import Request
+from sdsim.request import RequestTable
 from sdsim.step import StepShape
 
+_TIMES = {"arrival_s": batch.ARRIVAL, "first_token_s": batch.FIRST_TOKEN, "finish_s": batch.FINISH}
+_NUMBERS = {
+    "request_id": batch.ID,
+    "replica": batch.REPLICA,
+    "prompt_tokens": batch.PROMPT,
+    "output_tokens": batch.OUTPUT,
+    "generated_tokens": batch.GENERATED,
+    "request_class": batch.CLASS,
+    "preemptions": batch.PREEMPTIONS,
+    "verify_steps": batch.STEPS,
+}
 REQUEST_COLUMNS = (
     "request_id",
     "replica",
@@ -42,35 +55,27 @@ STEP_COLUMNS = (
     "regular_gaps",
 )
 DRAFTER_CODES = {"dropped": 0.0, "warm": 1.0, "on": 2.0}
+_STEP = struct.Struct(f"{len(STEP_COLUMNS)}d")
+_KEPT = 4096
+"""Steps that are packed before they are taken apart into columns."""
 
 
 class Recorder:
-    """Collects rows as plain doubles: appending costs a fraction of a microsecond and 8 bytes a figure."""
+    """Collects steps as packed doubles, and the order in which the requests of a table finish."""
 
-    def __init__(self) -> None:
-        self._requests = array("d")
-        self._steps = array("d")
+    def __init__(self, requests: RequestTable) -> None:
+        self._requests = requests
+        self._order = array("q")
+        self._packed = bytearray(_KEPT * _STEP.size)
+        self._at = 0
+        self._columns: list[FloatArray] = []
         self._gaps = array("d")
-        self.gap = self._gaps.append
-        """Append one inter-token gap that is not simply a step's duration, s."""
+        self.finished = self._order.extend
+        """Record requests that finished, or never will."""
 
-    def finished(self, request: Request, replica: int, finish_s: float) -> None:
-        """Record a request that finished at *finish_s*, or (NaN) did not; in the order of REQUEST_COLUMNS."""
-        self._requests.extend(
-            (
-                request.id,
-                replica,
-                request.arrival_s,
-                request.first_token_s,
-                finish_s,
-                request.prompt,
-                request.output,
-                request.generated,
-                request.request_class,
-                request.preemptions,
-                request.verify_steps,
-            )
-        )
+    def gaps(self, gaps: FloatArray) -> None:
+        """Record inter-token gaps that are not simply a step's duration, s."""
+        self._gaps.extend(gaps.tolist())
 
     def stepped(
         self, shape: StepShape, replica: int, step: int, start_s: float, seconds: float, waiting: int, kv_used: int,
@@ -79,42 +84,47 @@ class Recorder:
         """Record a step: *emitted* tokens and *accepted* drafts of its decode rows, *regular* of which emitted in the
         step before too; in the order of STEP_COLUMNS.
         """
-        self._steps.extend(
-            (
-                replica,
-                step,
-                start_s,
-                seconds,
-                shape.rows,
-                shape.verify_tokens,
-                shape.prefill_tokens,
-                shape.draft_length,
-                DRAFTER_CODES[shape.drafter],
-                waiting,
-                kv_used,
-                emitted + shape.first_tokens,
-                shape.first_tokens,
-                accepted,
-                shape.distinct_experts,
-                regular,
-            )
+        if self._at == len(self._packed):
+            self._take_apart()
+        _STEP.pack_into(
+            self._packed,
+            self._at,
+            replica,
+            step,
+            start_s,
+            seconds,
+            shape.rows,
+            shape.verify_tokens,
+            shape.prefill_tokens,
+            shape.draft_length,
+            DRAFTER_CODES[shape.drafter],
+            waiting,
+            kv_used,
+            emitted + shape.first_tokens,
+            shape.first_tokens,
+            accepted,
+            shape.distinct_experts,
+            regular,
         )
+        self._at += _STEP.size
 
-    @staticmethod
-    def _columns(data: array[float], names: tuple[str, ...]) -> dict[str, FloatArray]:
-        table = (
-            np.frombuffer(data, dtype=np.float64).reshape(-1, len(names)) if len(data) else np.empty((0, len(names)))
-        )
-        return {name: np.ascontiguousarray(table[:, i]) for i, name in enumerate(names)}
+    def _take_apart(self) -> None:
+        packed = np.frombuffer(self._packed, count=self._at // 8).reshape(-1, len(STEP_COLUMNS))
+        self._columns.append(np.ascontiguousarray(packed.T))
+        self._at = 0
 
     def requests(self) -> dict[str, FloatArray]:
         """Return the requests' columns."""
-        return self._columns(self._requests, REQUEST_COLUMNS)
+        table, order = self._requests, np.array(self._order, dtype=np.int64)
+        found = {name: table.numbers[field, order].astype(np.float64) for name, field in _NUMBERS.items()}
+        found |= {name: table.times[field, order] for name, field in _TIMES.items()}
+        return {name: found[name] for name in REQUEST_COLUMNS}
 
     def steps(self) -> dict[str, FloatArray]:
         """Return the steps' columns."""
-        return self._columns(self._steps, STEP_COLUMNS)
+        self._take_apart()
+        return {name: np.concatenate([part[i] for part in self._columns]) for i, name in enumerate(STEP_COLUMNS)}
 
     def irregular_gaps(self) -> FloatArray:
         """Return the gaps of rows that sat out a step: evicted, or left out by the token budget."""
-        return np.frombuffer(self._gaps, dtype=np.float64).copy() if len(self._gaps) else np.empty(0)
+        return np.array(self._gaps, dtype=np.float64)

@@ -1,56 +1,43 @@
-"""One request on its way through a replica."""
+"""Every request of a run, as columns of arrays: what the schedulers know of it, and in the end what is recorded."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from sdsim.batch import ARRIVAL, CLASS, DEPTHS, ID, OUTPUT, PROMPT, REQUEST_FIELDS, TIME_FIELDS
+from sdsim.policy import FloatArray, IntArray
+from sdsim.workload import Requests
 
-class Request:
-    """What the scheduler knows of a request that waits, prefills or decodes."""
 
-    __slots__ = (
-        "arrival_s",
-        "blocks",
-        "computed",
-        "depths",
-        "drafted",
-        "first_token_s",
-        "generated",
-        "id",
-        "output",
-        "preemptions",
-        "prompt",
-        "request_class",
-        "verify_steps",
-    )
+class RequestTable:
+    """Grows as requests are drawn; a request's id is its column."""
 
-    def __init__(self, request_id: int, arrival_s: float, prompt: int, output: int, request_class: int = 0) -> None:
-        self.id = request_id
-        self.arrival_s = arrival_s
-        self.prompt = prompt
-        self.output = output
-        self.request_class = request_class
-        self.generated = 0
-        self.computed = 0
-        """KV tokens stored while it prefills."""
-        self.blocks = 0
-        self.first_token_s = np.nan
-        self.preemptions = 0
-        self.verify_steps = 0
-        """Decode steps it took part in."""
-        self.depths: np.ndarray[Any, np.dtype[np.uint8]] | None = None
-        """(planes, output + MAX_DRAFT_LENGTH) drafts that a chain from each position would have accepted."""
-        self.drafted: np.ndarray[Any, np.dtype[np.bool_]] | None = None
-        """(output,) whether the drafter has a draft at each position; None: always."""
+    def __init__(self) -> None:
+        self.numbers: IntArray = np.zeros((REQUEST_FIELDS, 1024), dtype=np.int64)
+        """(REQUEST_FIELDS, capacity); see `sdsim.batch`."""
+        self.times: FloatArray = np.full((TIME_FIELDS, 1024), np.nan)
+        """(TIME_FIELDS, capacity) s; NaN until known."""
+        self.count = 0
 
-    @property
-    def to_prefill(self) -> int:
-        """Tokens whose KV a prefill has to compute: the prompt, and after a preemption what was emitted too."""
-        return self.prompt + self.generated
+    def add(self, drawn: Requests, depths: IntArray | int) -> None:
+        """Add requests, whose draft depths begin at *depths*."""
+        start, self.count = self.count, self.count + len(drawn)
+        if self.count > self.times.shape[1]:
+            self._grow(2 * self.count)
+        new = slice(start, self.count)
+        self.times[ARRIVAL, new] = drawn.arrival_s
+        for field, values in (
+            (ID, drawn.ids),
+            (PROMPT, drawn.prompt_tokens),
+            (OUTPUT, drawn.output_tokens),
+            (CLASS, drawn.request_class),
+            (DEPTHS, depths),
+        ):
+            self.numbers[field, new] = values
 
-    @property
-    def remaining(self) -> int:
-        """Output tokens still to come."""
-        return self.output - self.generated
+    def _grow(self, capacity: int) -> None:
+        numbers = np.zeros((REQUEST_FIELDS, capacity), dtype=np.int64)
+        times = np.full((TIME_FIELDS, capacity), np.nan)
+        held = self.times.shape[1]
+        numbers[:, :held], times[:, :held] = self.numbers, self.times
+        self.numbers, self.times = numbers, times

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sdsim.acceptance import Acceptance, make_acceptance
@@ -14,7 +15,6 @@ from sdsim.engine import Engine
 from sdsim.errors import CapacityError, PolicyError
 from sdsim.experts import Routing, make_routing
 from sdsim.gpus import load_gpu
-from sdsim.kv_cache import KvCache
 from sdsim.latency.calibrated import make_kernels
 from sdsim.latency.composition import ComposedLatency
 from sdsim.latency.engine_overhead import load_engine
@@ -26,14 +26,17 @@ from sdsim.policies import get_policy, label
 from sdsim.policy import Policy
 from sdsim.recorder import Recorder
 from sdsim.replica import Memory, Replica, Rules
+from sdsim.request import RequestTable
 from sdsim.result import Result
 from sdsim.scenario import PolicySpec, Scenario
-from sdsim.scheduler import Scheduler
+from sdsim.scheduler import Limits, Scheduler, load
 from sdsim.truth import LatentTruth
-from sdsim.verification import DepthTable
+from sdsim.verification import DraftDepths
 from sdsim.workload import class_names, requests
 
 DEFAULT_LENGTHS = tuple(range(9))
+REMEMBERED = 50_000
+"""Step sizes whose distinct experts are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ def simulate(
     seed = scenario.seed if seed is None else seed
     engine = engine or scenario.engines[0]
     system = system or make_system(scenario, engine)
+    load()
     run = _Run(scenario, chosen, seed, system)
     started = time.perf_counter()
     simulated_s = run.engine(progress).run(scenario.until)
@@ -99,7 +103,8 @@ class _Run:
 
     def __init__(self, scenario: Scenario, spec: PolicySpec, seed: int, system: System) -> None:
         self.scenario, self.spec, self.seed, self.system = scenario, spec, seed, system
-        self.recorder = Recorder()
+        self.requests = RequestTable()
+        self.recorder = Recorder(self.requests)
         first = make_policy(spec, system)
         self.label = label(first, spec.kind)
         self.loads_drafter = bool(getattr(first, "loads_drafter", True))
@@ -114,7 +119,10 @@ class _Run:
         self.acceptance = self._acceptance()
         oracle = "truth" in getattr(first, "needs", ())
         self.truth = LatentTruth(self.acceptance) if oracle and self.acceptance else None
+        available = system.draft.available if system.draft else 1.0
+        self.depths = DraftDepths(self.requests, self.acceptance, available)
         self.memory = self._memory()
+        self.distinct = lru_cache(REMEMBERED)(system.routing.distinct_uniform_rows)
         self.latency = system.latency(self.lengths[-1])
         self.replicas = [self._replica(i) for i in range(scenario.replicas)]
 
@@ -150,21 +158,19 @@ class _Run:
         return Memory(blocks(self.system.draft, self.lengths[-1]) if self.loads_drafter else without, without)
 
     def _replica(self, index: int) -> Replica:
-        spec, system, loaded = self.scenario.replica, self.system, self.loads_drafter
-        blocks = self.memory.with_drafter if loaded else self.memory.without_drafter
-        kv = KvCache(blocks, self.scenario.block_size)
-        lookahead = self.lengths[-1]
-        scheduler = Scheduler(spec.max_num_seqs, spec.max_num_batched_tokens, kv, lookahead)
-        depths = None
-        if self.acceptance is not None and system.draft is not None:
-            depths = DepthTable(spec.max_num_seqs, self.acceptance.planes, system.draft.available < 1)
+        spec, system = self.scenario.replica, self.system
+        blocks = self.memory.with_drafter if self.loads_drafter else self.memory.without_drafter
+        limits = Limits(
+            spec.max_num_seqs, spec.max_num_batched_tokens, blocks, self.scenario.block_size, self.lengths[-1]
+        )
+        scheduler = Scheduler(index, limits, self.requests, self.depths)
         tpot = self.scenario.slo.tpot if self.scenario.slo else None
         ahead = self.latency.works_ahead
         rules = Rules(self.lengths, self.memory, tpot, self.scenario.feedback_lag, works_ahead=ahead)
         policy = make_policy(self.spec, system)
         if self.truth is not None:
             policy.truth = self.truth  # type: ignore[attr-defined]
-        parts = system.routing, self.acceptance, depths, self.recorder, rules
+        parts = self.distinct, self.acceptance, self.recorder, rules
         if ahead:
             pipeline = Pipeline(self.latency)
             return Replica(index, scheduler, policy, pipeline.seconds, *parts, pipeline.rest)
@@ -180,9 +186,9 @@ class _Run:
             self.replicas,
             make_router(scenario.router),
             arrivals if self.truth is None else self.truth.watched(arrivals),
-            self.acceptance,
+            self.requests,
+            self.depths,
             limit,
-            self.system.draft.available if self.system.draft else 1.0,
             getattr(scenario.workload, "think", None),
             progress,
         )

@@ -10,7 +10,8 @@ from sdsim.policy import Drafter, IntArray
 class StepShape(NamedTuple):
     """One step: verify the pending drafts of `rows` decode rows, run the prefill chunks, draft again.
 
-    Scalars are what costs depend on; the arrays carry the same facts row by row for an executor.
+    Scalars are what costs depend on; the arrays carry the same facts row by row for an executor. They are views of the
+    scheduler's state: they hold until the step ends.
     """
 
     rows: int
@@ -45,5 +46,5 @@ class StepShape(NamedTuple):
     """(rows,) KV tokens stored before the step."""
     verify_lengths: IntArray | int = 0
     """(rows,) drafts verified, or one number for all rows."""
-    chunks: tuple[tuple[int, int, int], ...] = ()
-    """(request id, KV tokens stored, chunk) of each prefill chunk."""
+    chunks: IntArray | tuple[tuple[int, int, int], ...] = ()
+    """(chunks, 3): request id, KV tokens stored and tokens of each prefill chunk."""

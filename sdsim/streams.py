@@ -30,7 +30,8 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from sdsim.policy import FloatArray
+from sdsim.compiled import compiled
+from sdsim.policy import FloatArray, IntArray
 
 GOLDEN = 0x9E3779B97F4A7C15
 MASK = 2**64 - 1
@@ -39,10 +40,13 @@ _GOLDEN = np.uint64(GOLDEN)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11 = (np.uint64(shift) for shift in (30, 27, 31, 11))
-_ROWS = 8192
-"""Coins hashed at a time: two buffers of 64 KiB stay in the L2 cache."""
+_ONE = np.uint64(1)
+_MOST = 255
 
 Integers = int | npt.NDArray[np.int64] | npt.NDArray[np.uint64]
+Unsigned = npt.NDArray[np.uint64]
+Depths = npt.NDArray[np.uint8]
+"""Drafts that a chain from each output position would have accepted."""
 
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:
@@ -52,20 +56,21 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 
 
 def coins(seed: int, name: str, request_ids: Integers, positions: Integers) -> FloatArray:
-    """Return the coins of *request_ids* at *positions*, broadcast together: float64 in [0, 1).
+    """Return the coins of *request_ids* at *positions*, broadcast together: float64 in [0, 1)."""
+    ids, places = np.broadcast_arrays(_unsigned(request_ids), _unsigned(positions))
+    uniform = np.empty(ids.shape)
+    _toss(np.uint64(coin_key(seed, name)), ids.ravel(), places.ravel(), uniform.reshape(-1))
+    return uniform
 
-    Ids of shape (rows, 1) and positions of shape (1, K) give a (rows, K) array, and the hash of an id
-    is then computed once a row.
+
+def runs(seed: int, name: str, request_ids: IntArray, widths: IntArray, rates: FloatArray) -> Depths:
+    """Return the lengths, at most 255, of the runs of coins below a request's rate that begin at each of its positions.
+
+    Those of a request's positions 0 to width - 1 stand together, request after request; a run ends at the width.
     """
-    ids, places = _unsigned(request_ids), _unsigned(positions)
-    shape = np.broadcast_shapes(ids.shape, places.shape)
-    state = _sequence(np.atleast_1d(ids), coin_key(seed, name))
-    _mix_blocks(state)
-    steps = _sequence(np.atleast_1d(places), 0)
-    mixed = np.add(state, steps, order="C")
-    uniform = np.empty(mixed.shape)
-    _mix_blocks(mixed, uniform)
-    return uniform.reshape(shape)
+    lengths = np.empty(int(widths.sum()), dtype=np.uint8)
+    _run(np.uint64(coin_key(seed, name)), _unsigned(request_ids), widths, rates, lengths)
+    return lengths
 
 
 @lru_cache(maxsize=1024)
@@ -84,7 +89,7 @@ def _tagged(item: str | int) -> bytes:
     return b"%d:%s%s" % (len(text), b"s" if isinstance(item, str) else b"i", text)
 
 
-def _unsigned(values: Integers) -> npt.NDArray[np.uint64]:
+def _unsigned(values: Integers) -> Unsigned:
     if isinstance(values, int):
         return np.array([values & MASK], dtype=np.uint64).reshape(())
     array = np.asarray(values)
@@ -93,32 +98,37 @@ def _unsigned(values: Integers) -> npt.NDArray[np.uint64]:
     return array.astype(np.uint64, copy=False)
 
 
-def _sequence(numbers: npt.NDArray[np.uint64], start: int) -> npt.NDArray[np.uint64]:
-    """Return start + (numbers + 1) G as a new C-ordered array, which `_mix_blocks` can flatten without a copy."""
-    steps = np.add(numbers, np.uint64(1), order="C")
-    np.multiply(steps, _GOLDEN, out=steps)
-    return np.add(steps, np.uint64(start), out=steps)
+@compiled
+def _mix(z: np.uint64) -> np.uint64:
+    z ^= z >> _S30
+    z *= _FIRST
+    z ^= z >> _S27
+    z *= _SECOND
+    z ^= z >> _S31
+    return z
 
 
-def _mix_blocks(values: npt.NDArray[np.uint64], uniform: FloatArray | None = None) -> None:
-    """Mix *values* in place, block by block; fill *uniform* of the same shape with the top 53 bits, if given."""
-    flat = values.reshape(-1)
-    out = None if uniform is None else uniform.reshape(-1)
-    spare = np.empty(min(_ROWS, flat.size), dtype=np.uint64)
-    for start in range(0, flat.size, _ROWS):
-        block = flat[start : start + _ROWS]
-        _mix(block, spare[: block.size])
-        if out is not None:
-            np.right_shift(block, _S11, out=block)
-            np.multiply(block, 2.0**-53, out=out[start : start + block.size])
+@compiled
+def _coin(state: np.uint64, position: np.uint64) -> float:
+    return (_mix(state + (position + _ONE) * _GOLDEN) >> _S11) * 2.0**-53
 
 
-def _mix(z: npt.NDArray[np.uint64], spare: npt.NDArray[np.uint64]) -> None:
-    np.right_shift(z, _S30, out=spare)
-    np.bitwise_xor(z, spare, out=z)
-    np.multiply(z, _FIRST, out=z)
-    np.right_shift(z, _S27, out=spare)
-    np.bitwise_xor(z, spare, out=z)
-    np.multiply(z, _SECOND, out=z)
-    np.right_shift(z, _S31, out=spare)
-    np.bitwise_xor(z, spare, out=z)
+@compiled
+def _toss(key: np.uint64, ids: Unsigned, positions: Unsigned, uniform: FloatArray) -> None:
+    state, last = _mix(key + (ids[0] + _ONE) * _GOLDEN) if len(ids) else key, ids[0] if len(ids) else key
+    for i in range(len(ids)):
+        if ids[i] != last:
+            state, last = _mix(key + (ids[i] + _ONE) * _GOLDEN), ids[i]
+        uniform[i] = _coin(state, positions[i])
+
+
+@compiled
+def _run(key: np.uint64, ids: Unsigned, widths: IntArray, rates: FloatArray, lengths: Depths) -> None:
+    start = 0
+    for i in range(len(ids)):
+        state, run = _mix(key + (ids[i] + _ONE) * _GOLDEN), 0
+        for position in range(widths[i] - 1, -1, -1):
+            won = _coin(state, np.uint64(position)) < rates[i]
+            run = min(run + 1, _MOST) if won else 0
+            lengths[start + position] = run
+        start += widths[i]

@@ -38,7 +38,9 @@ class LatentTruth:
     def depths(self, request_ids: IntArray, generated: IntArray, pending: IntArray) -> IntArray:
         """See `sdsim.policy.Truth.depths`."""
         plane = np.minimum(np.maximum(pending, 1), self._law.planes) - 1
-        return np.minimum(self._depths[plane, self._starts[request_ids] + generated], pending, dtype=np.int64)
+        depths = self._depths[plane, self._starts[request_ids] + generated]
+        accepted: IntArray = np.minimum(depths, pending, dtype=np.int64)
+        return accepted
 
     def rates(self, request_ids: IntArray, length: int) -> FloatArray:
         """See `sdsim.policy.Truth.rates`."""

@@ -1,62 +1,85 @@
-"""How many drafts each row's verification accepts: a lookup in the depths drawn for its request."""
+"""How many drafts a verification accepts: drawn for whole requests when they arrive, kept until they finish."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from sdsim.acceptance import MAX_DRAFT_LENGTH, Acceptance
+from sdsim.batch import DEPTHS, FINISH
 from sdsim.policy import IntArray
+from sdsim.request import RequestTable
+from sdsim.streams import Depths, coins
+from sdsim.workload import Requests
+
+SMALLEST = 1 << 16
+LOOKED_AT = 4096
 
 
-class DepthTable:
-    """Depths of the requests that decode, one slot each.
+class DraftDepths:
+    """A ring of depths: a request's begin at its DEPTHS, modulo the ring's length, one for each output position.
 
-    *planes* is 1, or one per draft length where the law depends on it. With *partial*, the drafter has a draft at
-    some positions only (n-gram lookup).
+    `table` has a plane, or one per draft length where the law depends on it. A drafter that has a draft at some
+    positions only (n-gram lookup, *available* below 1) has one plane more: whether it has. *known* are the requests
+    whose depths were drawn.
     """
 
-    def __init__(self, slots: int, planes: int, partial: bool = False) -> None:
-        self._slots, self._planes, self._width = slots, planes, 0
-        self._depths: np.ndarray[Any, np.dtype[np.uint8]] = np.empty(0, np.uint8)
-        self._drafted: np.ndarray[Any, np.dtype[np.bool_]] | None = np.empty(0, np.bool_) if partial else None
-        self._grow(1024)
+    def __init__(self, known: RequestTable, acceptance: Acceptance | None, available: float = 1.0) -> None:
+        self._known, self._acceptance, self._available = known, acceptance, available
+        self.planes = acceptance.planes if acceptance is not None else 0
+        self.partial = acceptance is not None and available < 1.0
+        shape = (self.planes + self.partial, SMALLEST) if self.planes else (1, 1)
+        self.table: Depths = np.zeros(shape, dtype=np.uint8)
+        self._end = 0
+        self._oldest = 0
+        """The first request that may not have finished."""
 
-    def _grow(self, width: int) -> None:
-        """Widen the slots, keeping what they hold."""
-        old, kept = self._depths.reshape(self._planes, self._slots, self._width), self._width
-        fresh = np.zeros((self._planes, self._slots, width), dtype=np.uint8)
-        fresh[:, :, :kept] = old
-        self._depths = fresh.reshape(self._planes, -1)
-        if self._drafted is not None:
-            drafted = np.zeros((self._slots, width), dtype=np.bool_)
-            drafted[:, :kept] = self._drafted.reshape(self._slots, kept)
-            self._drafted = drafted.ravel()
-        self._width = width
+    def draw(self, drawn: Requests) -> IntArray | int:
+        """Draw the depths of requests that come after the known ones; return where each request's begin."""
+        law = self._acceptance
+        if law is None:
+            return 0
+        depths, offsets = law.depths(drawn.ids, drawn.output_tokens, drawn.request_class)
+        if self.partial:
+            owner = np.repeat(np.arange(len(drawn)), drawn.output_tokens + MAX_DRAFT_LENGTH)
+            positions = np.arange(offsets[-1]) - offsets[owner]
+            found = coins(law.seed, "draft-available", drawn.ids[owner], positions) < self._available
+            depths = np.vstack([depths, found])
+        start = self._end
+        self._end += int(offsets[-1])
+        self._make_room(start)
+        self._write(start, depths)
+        starts: IntArray = start + offsets[:-1]
+        return starts
 
-    def load(self, slot: int, depths: np.ndarray[Any, np.dtype[np.uint8]], drafted: Any = None) -> None:
-        """Fill a slot with a request's (planes, positions) depths."""
-        length = depths.shape[1]
-        if length > self._width:
-            self._grow(max(2 * self._width, length))
-        start = slot * self._width
-        self._depths[:, start : start + length] = depths
-        if self._drafted is not None:
-            self._drafted[start : start + len(drafted)] = drafted
+    def _write(self, start: int, depths: Depths) -> None:
+        """Write depths from *start* on, round the end of the ring."""
+        width = self.table.shape[1]
+        place = start & (width - 1)
+        fitting = width - place
+        self.table[:, place : place + depths.shape[1]] = depths[:, :fitting]
+        self.table[:, : max(depths.shape[1] - fitting, 0)] = depths[:, fitting:]
 
-    def accepted(self, slots: IntArray, generated: IntArray, pending: IntArray, verified: IntArray | int) -> IntArray:
-        """Return the drafts accepted by rows that verify *verified* of their *pending* drafts."""
-        at = slots * self._width
-        at += generated
-        if self._planes == 1:
-            depth = self._depths[0].take(at)
-        else:
-            depth = self._depths[np.maximum(pending - 1, 0), at]
-        won: IntArray = np.minimum(depth, verified, dtype=np.int64)
-        return won
+    def _places(self, start: int, end: int) -> IntArray:
+        places: IntArray = np.arange(start, end) & (self.table.shape[1] - 1)
+        return places
 
-    def available(self, slots: IntArray, generated: IntArray, length: int) -> IntArray | int:
-        """Return the drafts that rows at output position *generated* get when asked for *length*."""
-        if self._drafted is None:
-            return length
-        return self._drafted.take(slots * self._width + generated) * np.int64(length)
+    def _make_room(self, end: int) -> None:
+        """Widen the ring, if it is too small for what unfinished requests hold, up to *end*, and what comes new."""
+        self._pass_finished()
+        known = self._known
+        first = int(known.numbers[DEPTHS, self._oldest]) if self._oldest < known.count else end
+        width = self.table.shape[1]
+        while width < self._end - first:
+            width *= 2
+        if width > self.table.shape[1]:
+            held = self.table[:, self._places(first, end)]
+            self.table = np.zeros((len(held), width), dtype=np.uint8)
+            self.table[:, self._places(first, end)] = held
+
+    def _pass_finished(self) -> None:
+        times, count = self._known.times, self._known.count
+        while self._oldest < count:
+            unfinished = np.isnan(times[FINISH, self._oldest : min(self._oldest + LOOKED_AT, count)])
+            self._oldest += int(unfinished.argmax()) if unfinished.any() else len(unfinished)
+            if unfinished.any():
+                return

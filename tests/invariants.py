@@ -8,33 +8,38 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sdsim import batch
 from sdsim.replica import Replica
 from sdsim.scheduler import Scheduler
 
 
 def check_scheduler(scheduler: Scheduler) -> None:
-    """Assert that blocks, rows, tokens and totals agree with one another."""
-    rows, kv, half = scheduler.rows, scheduler.kv, scheduler.prefilling
-    held = int(rows.blocks.sum()) + (half.blocks if half else 0)
-    assert kv.used == held, f"{kv.used} blocks in use, {held} held"
-    assert all(r.blocks == 0 and r.computed == 0 for r in scheduler.waiting)
-    assert rows.count == len(scheduler.running)
-    assert rows.ids.tolist() == [r.id for r in scheduler.running]
-    for request, context, generated, left in zip(
-        scheduler.running, rows.context, rows.generated, rows.remaining, strict=True
-    ):
-        assert context == request.prompt + generated - 1
-        assert generated + left == request.output
-        assert left > 0
-    slack = rows.blocks * kv.block_size - (rows.context + 1 + scheduler.lookahead)
-    assert (slack == rows.slack).all()
-    assert scheduler.pending_total == rows.pending.sum()
-    assert scheduler.context_total == rows.context.sum()
-    assert scheduler.even_pending is None or (rows.pending == scheduler.even_pending).all()
-    assert len(scheduler.running) + (half is not None) <= scheduler.max_num_seqs
-    slots = rows.slot.tolist()
-    assert len(set(slots)) == len(slots)
-    assert sorted(slots + scheduler._free_slots) == list(range(scheduler.max_num_seqs))
+    """Assert that blocks, rows, tokens and totals agree with one another, between two steps."""
+    state, requests = scheduler.state, scheduler.requests
+    rows, half = scheduler.rows[:, : state[batch.ROWS]], state[batch.HALF]
+    halves = requests.numbers[:, [half] if half != batch.NONE else []]
+    waiting = np.roll(scheduler.queue, -state[batch.HEAD])[: state[batch.WAITING]]
+    used, held = state[batch.TOTAL] - state[batch.FREE], rows[batch.BLOCKS].sum() + halves[batch.BLOCKS].sum()
+    assert used == held, f"{used} blocks in use, {held} held"
+    for field in (batch.BLOCKS, batch.CONTEXT, batch.PENDING):
+        assert (requests.numbers[field, waiting] == 0).all()
+    on_it = [*rows[batch.ID].tolist(), *halves[batch.ID].tolist(), *waiting.tolist()]
+    assert len(set(on_it)) == len(on_it) == scheduler.load
+    known = requests.numbers[:, rows[batch.ID]]
+    for field in (batch.ID, batch.OUTPUT, batch.DEPTHS):
+        assert (rows[field] == known[field]).all()
+    assert (rows[batch.CONTEXT] == known[batch.PROMPT] + rows[batch.GENERATED] - 1).all()
+    assert (rows[batch.GENERATED] >= 1).all()
+    assert (rows[batch.GENERATED] < rows[batch.OUTPUT]).all()
+    assert (rows[batch.BLOCKS] * state[batch.BLOCK_SIZE] >= rows[batch.CONTEXT]).all()
+    assert rows.shape[1] + halves.shape[1] <= state[batch.MAX_ROWS]
+    assert not state[batch.CHUNKS]
+    others = np.concatenate([halves, requests.numbers[:, waiting]], axis=1)
+    left = (rows[batch.OUTPUT] - rows[batch.GENERATED]).sum()
+    left += (others[batch.PROMPT] - others[batch.CONTEXT] + others[batch.OUTPUT]).sum()
+    assert scheduler.outstanding_tokens == left
+    late = ~np.isnan(requests.times[batch.LATE_SINCE, on_it])
+    assert state[batch.LATE] == late.sum()
 
 
 def watch(patch: pytest.MonkeyPatch, blocks: int | None = None) -> dict[str, Any]:
@@ -44,21 +49,21 @@ def watch(patch: pytest.MonkeyPatch, blocks: int | None = None) -> dict[str, Any
 
     def checked_begin(self: Replica, now: float) -> float | None:
         seconds = begin(self, now)
-        seen["evictions"] += len(self.scheduler.evicted)
+        seen["evictions"] += self.scheduler.state[batch.EVICTED]
         if seconds is None:
             return None
         assert seconds > 0
         shape = self.shape
-        assert shape.verify_tokens + shape.prefill_tokens <= self.scheduler.max_num_batched_tokens
+        assert shape.verify_tokens + shape.prefill_tokens <= self.scheduler.state[batch.BUDGET]
         assert shape.verify_tokens >= shape.rows
-        assert self.scheduler.kv.free >= 0
-        seen["left_out"] += len(self.scheduler.left_out)
+        assert self.scheduler.state[batch.FREE] >= 0
+        seen["left_out"] += self.scheduler.state[batch.ROWS] - self.scheduler.state[batch.DECODING]
         whole = np.broadcast_to(np.asarray(shape.verify_lengths), (shape.rows,))
         assert shape.verify_tokens == shape.rows + whole.sum()
         assert shape.attention_pairs == ((1 + whole) * shape.contexts).sum()
         return seconds
 
-    def checked_end(self: Replica, now: float) -> list[Any]:
+    def checked_end(self: Replica, now: float) -> int:
         finished = end(self, now)
         check_scheduler(self.scheduler)
         seen["steps"] += 1

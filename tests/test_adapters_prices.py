@@ -127,7 +127,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, text):
 def test_reading_prices_needs_numpy_alone(tmp_path):
     file = tmp_path / "prices.json"
     file.write_text(json.dumps(TABLE.content()))
-    heavy = ("simpy", "scipy", "pydantic", "yaml", "matplotlib", "rich", "pyarrow", "torch", "vllm", "sglang")
+    heavy = ("numba", "scipy", "pydantic", "yaml", "matplotlib", "rich", "pyarrow", "torch", "vllm", "sglang")
     code = (
         "import os, sys; os.environ['SDSIM_POLICY'] = sys.argv[1]; import sdsim.adapters.vllm, sdsim.adapters.sglang, "
         "sdsim.adapters.tensorrt_llm; from sdsim.adapters.settings import load_settings; "

@@ -18,6 +18,7 @@ from sdsim.report.console import predict_table, print_runs, quality_line
 from sdsim.report.numerals import number, percent, time_unit, with_interval
 from sdsim.report.progress import clock, finished_runs, simulated_progress
 from sdsim.report.sheet import Column, Sheet
+from sdsim.request import RequestTable
 from sdsim.statistics import mean_summary
 
 EXTRAPOLATED = {"measured": 0.0, "interpolated": 0.0, "extrapolated": 1.0}
@@ -128,7 +129,7 @@ def test_undefined_figures_are_dashes() -> None:
 
 
 def test_empty_run_prints() -> None:
-    recorder = Recorder()
+    recorder = Recorder(RequestTable())
     empty = summarise(recorder.requests(), recorder.steps(), recorder.irregular_gaps(), Slo(ttft=1.0), gpus=1)
     run = summary() | empty
     assert "requests offered" in printed([run])

@@ -86,7 +86,7 @@ def test_bad_options_are_refused(words):
 
 
 def test_a_bare_gpu_machine_needs_no_more_than_numpy_torch_triton_and_yaml():
-    lacking = "pydantic", "simpy", "scipy", "pyarrow", "rich", "matplotlib", "hypothesis"
+    lacking = "pydantic", "numba", "scipy", "pyarrow", "rich", "matplotlib", "hypothesis"
     program = f"import sys; sys.modules.update(dict.fromkeys({lacking})); import sdsim.hardware.points, "
     program += "sdsim.hardware.executor, sdsim.hardware.generation, sdsim.hardware.provenance, sdsim.models"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

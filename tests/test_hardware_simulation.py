@@ -11,8 +11,8 @@ import pytest
 from tests.hardware_models import DEVICE, write_configs
 
 # isort: split
-pytest.importorskip("pydantic", reason="scenarios need pydantic and simpy, which come with sdsim")
-pytest.importorskip("simpy", reason="scenarios need pydantic and simpy, which come with sdsim")
+pytest.importorskip("pydantic", reason="runs need pydantic and numba, which come with sdsim")
+pytest.importorskip("numba", reason="runs need pydantic and numba, which come with sdsim")
 
 from sdsim.errors import ScenarioError
 from sdsim.hardware import simulation

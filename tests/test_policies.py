@@ -63,7 +63,7 @@ def test_simple_policies_plan_in_ten_microseconds(name):
 
 
 def test_policies_import_no_heavy_package():
-    heavy = ("simpy", "scipy", "pydantic", "yaml")
+    heavy = ("numba", "scipy", "pydantic", "yaml")
     code = f"import sys, sdsim.policies.goodput; print([m for m in {heavy} if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

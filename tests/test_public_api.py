@@ -32,7 +32,7 @@ def test_a_function_is_not_shadowed_by_its_module():
 
 
 def test_the_policy_contract_costs_numpy_alone():
-    heavy = ("simpy", "scipy", "pydantic", "yaml", "matplotlib", "rich", "pyarrow", "torch", "triton")
+    heavy = ("numba", "scipy", "pydantic", "yaml", "matplotlib", "rich", "pyarrow", "torch", "triton")
     use = "sdsim.Policy, sdsim.get_policy('fixed', {'length': 2})"
     code = f"import sys, sdsim; {use}; print([m for m in {heavy} if m in sys.modules])"
     assert fresh(code) == "[]"

@@ -10,9 +10,10 @@ import numpy as np
 from sdsim.acceptance import Acceptance, make_acceptance
 from sdsim.explanation.record import Facts, check_same, differs, request_row
 from sdsim.metrics import Columns, latencies
+from sdsim.policy import IntArray
 from sdsim.replay import Step, replay
 from sdsim.result import Result
-from sdsim.verification import DepthTable
+from sdsim.streams import Depths
 
 
 class Turn(NamedTuple):
@@ -83,13 +84,13 @@ class _Follower:
     _gone: tuple[int, float] | None = None
     """The first step without it since it was last seen, and when that was."""
     _rows: dict[int, int] = field(init=False)
-    _depths: DepthTable | None = field(init=False)
+    _depths: Depths | None = field(init=False)
 
     def __post_init__(self) -> None:
         steps = self.result.steps
         mine = np.flatnonzero(steps["replica"] == self.row["replica"])
         self._rows = dict(zip(steps["step"][mine].astype(int).tolist(), mine.tolist(), strict=True))
-        self._depths = _depth_table(self.result, self.row)
+        self._depths = _depths(self.result, self.row)
 
     def visit(self, seen: Step) -> bool:
         """Take in a step; return whether the request was done before it."""
@@ -115,8 +116,8 @@ class _Follower:
         self._gone = None
         return False
 
-    def _prefilled(self, seen: Step, chunk: tuple[int, int, int]) -> None:
-        _, stored, tokens = chunk
+    def _prefilled(self, seen: Step, chunk: IntArray | tuple[int, int, int]) -> None:
+        _, stored, tokens = map(int, chunk)
         step, now = seen.observation.step, seen.observation.now
         if stored == 0:
             if self.admitted_s is not None:
@@ -137,8 +138,8 @@ class _Follower:
     def _accepted(self, generated: int, pending: int, verified: int) -> int:
         if self._depths is None or not verified:
             return 0
-        slot, at, drafts = (np.array([n], dtype=np.int64) for n in (0, generated, pending))
-        return int(self._depths.accepted(slot, at, drafts, verified)[0])
+        plane = pending - 1 if len(self._depths) > 1 else 0
+        return min(verified, int(self._depths[plane, generated]))
 
     def _tell(self, event: str, step: int | None, at_s: float, **more: Any) -> None:
         self.events.append({"event": event, "at_s": at_s, "step": step, **more})
@@ -164,16 +165,14 @@ class _Follower:
             raise differs(f"request {self.row['request_id']:.0f}")
 
 
-def _depth_table(result: Result, row: dict[str, float]) -> DepthTable | None:
+def _depths(result: Result, row: dict[str, float]) -> Depths | None:
     """Return how far a chain from each position of the request would be accepted; None if nothing drafts."""
     spec = result.scenario.acceptance
     if spec is None:
         return None
     law: Acceptance = make_acceptance(spec, result.scenario.seed, result.class_names)
     ids, tokens, classes = (np.array([int(row[c])]) for c in ("request_id", "output_tokens", "request_class"))
-    table = DepthTable(1, law.planes)
-    table.load(0, law.depths(ids, tokens, classes)[0])
-    return table
+    return law.depths(ids, tokens, classes)[0]
 
 
 def _times(one: Columns, admitted_s: float | None) -> Facts:

@@ -81,12 +81,13 @@ def arrange(shape: StepShape) -> Arranged:
     order = np.argsort(verified, kind="stable")
     widths, counts = np.unique(verified + 1, return_counts=True)
     contexts = shape.contexts[order]
-    ends = np.array([stored + chunk for _, stored, chunk in shape.chunks], dtype=np.int64)
+    _, stored, chunks = np.array(shape.chunks, dtype=np.int64).reshape(-1, 3).T
+    ends = stored + chunks
     lengths = np.concatenate([contexts + 1 + verified[order], ends])
     kept = np.concatenate([contexts + 1, ends])
     layout = Layout(
         tuple(zip(counts.tolist(), widths.tolist(), strict=True)),
-        tuple((stored, chunk) for _, stored, chunk in shape.chunks),
+        tuple(zip(stored.tolist(), chunks.tolist(), strict=True)),
         shape.first_tokens,
         bound(int(lengths[: shape.rows].max(initial=0))),
     )

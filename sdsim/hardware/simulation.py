@@ -38,6 +38,8 @@ class _OnGpu:
     """Stands where a run has its latency model; keeps what each step took and touched."""
 
     quality: ClassVar = {"measured": 1.0, "interpolated": 0.0, "extrapolated": 0.0}
+    works_ahead = False
+    """The executor has a step's tokens before the next one is scheduled."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class CalibratedKernels:
         self._silus = _curves(calibration.of("silu_mul"), "intermediate")
         self._samplings = _curves((r for r in calibration.of("rejection") if r["shape"]["mode"] == "sample"), "vocab")
         self._families: dict[str, Family] = {}
+        self._attentions: dict[tuple[Model, float], Attention] = {}
 
     def _floored(self, matrix: Matrix, points: list[tuple[int, float]]) -> list[tuple[int, float]]:
         """Return *points* raised to the roofline, which is convex: what lies between them is above it too."""
@@ -127,7 +128,12 @@ class CalibratedKernels:
         return self._fitted("rejection", *work.sampling(rows, vocabulary))
 
     def attention(self, model: Model, share: float) -> Attention:
-        """See `Kernels.attention`."""
+        """See `Kernels.attention`; all models of latency share it, for it remembers."""
+        if (model, share) not in self._attentions:
+            self._attentions[model, share] = self._attention(model, share)
+        return self._attentions[model, share]
+
+    def _attention(self, model: Model, share: float) -> Attention:
         floor = self._roofline.attention(model, share)
         verify = [r for r in self.calibration.of("attention") if _row_heads(r) == _heads(model)]
         prefill = [r for r in self.calibration.of("prefill") if _row_heads(r) == _heads(model)]
@@ -198,7 +204,10 @@ class CalibratedAttention:
         chunks = {(r["tokens"], max(r["context"] - r["tokens"], 1)): r["us_p50"] * 1e-6 for r in prefill}
         self._prefill = Plane(chunks)
         self._floor = floor
+        self._batch, self._longest = self._planes[0].largest
         self._lines: dict[tuple[int, int], Line] = {}
+        self.prefill = lru_cache(REMEMBERED)(self._priced_prefill)
+        """See `Attention.prefill`: one kernel a chunk, chunks sharing tokens and context evenly."""
 
     def verify(self, rows: int, queries: int, context: int, pairs: int) -> float:
         """See `Attention.verify`; rows share queries and context evenly."""
@@ -223,16 +232,14 @@ class CalibratedAttention:
         line = self._lines[rows, queries] = Line(self._planes[i].ys, times)
         return line
 
-    def prefill(self, rows: int, queries: int, context: int, pairs: int) -> float:
-        """See `Attention.prefill`: one kernel a chunk, chunks sharing tokens and context evenly."""
+    def _priced_prefill(self, rows: int, queries: int, context: int, pairs: int) -> float:
         chunk, stored = max(queries / rows, SHORTEST_CHUNK), max(context / rows, 1.0)
         seconds = rows * self._prefill.seconds(chunk, stored)
         return max(seconds, self._floor.prefill(rows, queries, context, pairs))
 
     def quality(self, rows: int, context: int) -> Quality:
         """Return interpolated inside the measured batch and context."""
-        batch, longest = self._planes[0].largest
-        inside = rows <= batch and context <= rows * longest
+        inside = rows <= self._batch and context <= rows * self._longest
         return Quality.INTERPOLATED if inside else Quality.EXTRAPOLATED
 
 

@@ -9,22 +9,18 @@ which also yields the first draft token; then K - 1 passes of one token a row: T
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Protocol
 
-from sdsim import matrices
 from sdsim.drafts import Draft
 from sdsim.experts import NoExperts, make_routing
 from sdsim.latency import COMPONENTS, StepCost
 from sdsim.latency.engine_overhead import EngineOverhead, Phases, padded
+from sdsim.latency.forward import Forward
 from sdsim.latency.quality import Bill, Price, Quality, shares
 from sdsim.matrices import Matrix
 from sdsim.models import Model
 from sdsim.step import StepShape
 
-LAUNCHES = {"attention_projections": 2, "attention": 2, "router": 1, "experts": 4, "shared_expert": 4}
-LAUNCHES |= {"dense_ffn": 3, "norms": 3}
-"""Kernels that a layer launches for each component."""
 REMEMBERED = 50_000
 """Step shapes whose cost is kept, about 20 MB."""
 
@@ -107,15 +103,28 @@ class ComposedLatency:
         self._draft_routing = make_routing(drafter.experts, drafter.experts_per_token) if drafter else NoExperts()
         self._target_attention = kernels.attention(target, 1 / ranks)
         self._drafter_attention = kernels.attention(drafter, 1.0) if drafter else None
+        self._target_pass = Forward(target, kernels, engine, ranks)
+        self._drafter_pass = Forward(drafter, kernels, engine) if drafter else None
+        self._draft_passes: dict[tuple[int, int], Bill] = {}
+        self._ideal = engine.ideal
         self._fixed: dict[tuple[object, ...], tuple[Phases, list[float]]] = {}
 
     def seconds(self, shape: StepShape, /) -> float:
         """See `LatencyModel.seconds`."""
-        work = self.phases(shape)
-        return work[0] + work[1] + work[2] if self.engine.ideal else self.engine.seconds(work, self._draft_kind)
+        work, target, drafter = self._priced(shape)
+        if self._ideal:
+            return (work[0] + target) + work[1] + (work[2] + drafter)
+        return self.engine.seconds(_with_attention(work, target, drafter), self._draft_kind)
 
     def phases(self, shape: StepShape, /) -> Phases:
-        """Return the step's work. All but attention is remembered: few different token counts occur in a run."""
+        """Return the step's work."""
+        return _with_attention(*self._priced(shape))
+
+    def _priced(self, shape: StepShape) -> tuple[Phases, float, float]:
+        """Return the work without attention, and the target's and the drafter's attention, s; note what they rest on.
+
+        All but attention is remembered: few different token counts occur in a run.
+        """
         key = shape[0:2] + shape[4:6] + shape[8:14]
         fixed = self._fixed.get(key)
         if fixed is None:
@@ -128,9 +137,11 @@ class ComposedLatency:
         spent[0] += known[0]
         spent[1] += known[1]
         spent[2] += known[2]
-        self._spend_attention(shape, target, drafter)
-        work = fixed[0]
-        return Phases(work[0] + target, work[1], work[2] + drafter, work[3], work[4], work[5])
+        rows, context = shape[0] + shape[5], shape[2] + shape[6]
+        spent[self._target_attention.quality(rows, context)] += target
+        if drafter and self._drafter_attention is not None:
+            spent[self._drafter_attention.quality(rows, context)] += drafter
+        return fixed[0], target, drafter
 
     def cost(self, shape: StepShape, /) -> StepCost:
         """See `LatencyModel.cost`."""
@@ -140,7 +151,7 @@ class ComposedLatency:
         bill.charge("attention", Price(target, self._target_attention.quality(rows, context)))
         if self._drafter_attention is not None:
             bill.charge("draft", Price(drafter, self._drafter_attention.quality(rows, context)))
-        work = work._replace(target_s=work.target_s + target, draft_s=work.draft_s + drafter)
+        work = _with_attention(work, target, drafter)
         host = self.engine.host_s(work.rows) + work.launch_target_s + work.launch_draft_s
         components = dict.fromkeys(COMPONENTS, 0.0) | bill.components | {"host": host}
         return StepCost(components, self.engine.seconds(work, self._draft_kind), shares(bill.by_quality))
@@ -148,18 +159,12 @@ class ComposedLatency:
     @property
     def works_ahead(self) -> bool:
         """Whether the host schedules a step while the one before runs."""
-        return not self.engine.ideal and not self.engine.synchronous(self._draft_kind)
+        return not self._ideal and not self.engine.synchronous(self._draft_kind)
 
     @property
     def quality(self) -> dict[str, float]:
         """Shares of the time priced so far that rest on measured, interpolated and extrapolated data."""
         return shares(self.spent)
-
-    def _spend_attention(self, shape: StepShape, target: float, drafter: float) -> None:
-        rows, context = shape.rows + shape.prefill_rows, shape.context_tokens + shape.prefill_context
-        self.spent[self._target_attention.quality(rows, context)] += target
-        if drafter and self._drafter_attention is not None:
-            self.spent[self._drafter_attention.quality(rows, context)] += drafter
 
     def _without_attention(self, shape: StepShape) -> tuple[Bill, Phases]:
         """Return the GPU's bill but for attention, and the work that it and the launches come to."""
@@ -167,8 +172,7 @@ class ComposedLatency:
         logits = shape.verify_tokens + shape.first_tokens
         sizes = self._captured(shape.draft_length)
         run = padded(tokens, sizes)
-        bill = Bill()
-        self._forward(bill, self.target, run, logits, self._distinct(shape.distinct_experts, run - tokens), self.ranks)
+        bill = self._target_pass.bill(run, logits, self._distinct(shape.distinct_experts, run - tokens))
         target = bill.seconds
         bill.charge("sampling", self._sampling(logits, drafted=shape.verify_tokens > shape.rows))
         sampling = bill.seconds - target
@@ -212,47 +216,37 @@ class ComposedLatency:
             return 0.0
         return max(shape.draft_length, 1) * self.engine.launch_draft_s(self.draft.model)
 
-    def _forward(self, bill: Bill, model: Model, tokens: int, logits: int, distinct: float, ranks: int) -> int:
-        """Charge a pass of *tokens* through all layers and of *logits* rows through the head; return its launches."""
-        kernels, layers = self.kernels, model.layers
-        products, launched = _plan(model, ranks)
-        shown = 1 - self.engine.shared_hidden(tokens)
-        for component, times, matrix, width in products:
-            share = shown if component == "shared_expert" else 1.0
-            bill.charge(component, kernels.dense(tokens, matrix, width), times * share)
-        bill.charge("norms", kernels.norms(model, tokens), layers)
-        if model.is_moe:
-            bill.charge("experts", kernels.experts(model, tokens, distinct, 1 / ranks), model.moe_layers)
-        bill.charge("lm_head", kernels.dense(logits, matrices.head(model).on_one_of(ranks), model.head_bytes))
-        if ranks > 1:
-            bill.charge("collectives", kernels.all_reduce(tokens * model.hidden * 2.0, ranks), 2 * layers)
-        bill.charge("launch_gaps", kernels.launch, launched)
-        return launched
-
     def _draft(self, bill: Bill, shape: StepShape) -> None:
         """Charge the draft passes without attention. The drafter runs whole on one GPU, as engines run it."""
         if self.draft is None or shape.drafter == "dropped" or self.draft.model is None:
             return
         keep_up = shape.verify_tokens + shape.prefill_tokens + shape.catch_up_tokens
-        self._draft_pass(bill, self.draft, self.draft.model, keep_up, shape.draft_rows if shape.draft_length else 0)
+        bill.charge_all("draft", self._draft_pass(keep_up, shape.draft_rows if shape.draft_length else 0))
         if shape.draft_length > 1:
-            once = Bill()
-            self._draft_pass(once, self.draft, self.draft.model, shape.draft_rows, shape.draft_rows)
-            _charge_draft(bill, once, shape.draft_length - 1)
+            bill.charge_all("draft", self._draft_pass(shape.draft_rows, shape.draft_rows), shape.draft_length - 1)
 
-    def _draft_pass(self, bill: Bill, draft: Draft, model: Model, tokens: int, logits: int) -> None:
-        """Charge one pass over *tokens* that yields *logits* draft tokens, greedily chosen."""
-        if not tokens:
-            return
-        once = Bill()
+    def _draft_pass(self, tokens: int, logits: int) -> Bill:
+        """Return the bill of one pass over *tokens* that yields *logits* draft tokens, greedily chosen; remembered."""
+        known = self._draft_passes.get((tokens, logits))
+        if known is None:
+            if len(self._draft_passes) >= REMEMBERED:
+                self._draft_passes.clear()
+            known = self._draft_passes[tokens, logits] = self._priced_draft_pass(tokens, logits)
+        return known
+
+    def _priced_draft_pass(self, tokens: int, logits: int) -> Bill:
+        if not tokens or self.draft is None or self.draft.model is None or self._drafter_pass is None:
+            return Bill()
+        model, kernels = self.draft.model, self.kernels
         distinct = self._draft_routing.distinct_uniform_rows(tokens, tokens)
-        launched = self._forward(once, model, tokens, logits, distinct, 1)
-        once.charge("launch_gaps", Price(self.engine.draft_gap_s, Quality.INTERPOLATED), launched)
-        once.charge("draft", self.kernels.sampling(logits, model.vocabulary))
-        joined = draft.extra_projection_parameters // model.hidden
+        once = self._drafter_pass.bill(tokens, logits, distinct)
+        gap = Price(self.engine.draft_gap_s, Quality.INTERPOLATED)
+        once.charge("launch_gaps", gap, self._drafter_pass.launched)
+        once.charge("draft", kernels.sampling(logits, model.vocabulary))
+        joined = self.draft.extra_projection_parameters // model.hidden
         if joined:
-            once.charge("draft", self.kernels.dense(tokens, Matrix(model.hidden, joined), model.weight_bytes))
-        _charge_draft(bill, once, 1)
+            once.charge("draft", kernels.dense(tokens, Matrix(model.hidden, joined), model.weight_bytes))
+        return once
 
     def _attention(self, shape: StepShape) -> tuple[float, float]:
         """Return the attention seconds of all layers of the target and of the drafter."""
@@ -263,31 +257,8 @@ class ComposedLatency:
         return target, _drafting(self.draft.model, attention, shape)
 
 
-@lru_cache
-def _plan(model: Model, ranks: int) -> tuple[tuple[tuple[str, int, Matrix, float], ...], int]:
-    """Return the dense products of all layers, (component, times, matrix, bytes a weight), and the kernels launched."""
-    products: list[tuple[str, int, Matrix, float]] = []
-    counts = {"attention_projections": model.layers, "attention": model.layers, "norms": model.layers}
-
-    def add(component: str, times: int, *weights: Matrix, width: float = model.weight_bytes) -> None:
-        counts[component] = times
-        products.extend((component, times, matrix.on_one_of(ranks), width) for matrix in weights)
-
-    add("attention_projections", model.layers, *matrices.attention(model))
-    if model.is_moe:
-        counts["experts"] = model.moe_layers
-        add("router", model.moe_layers, matrices.router(model), width=model.head_bytes)
-        if model.shared_intermediate:
-            add("shared_expert", model.moe_layers, *matrices.shared_expert(model))
-    if model.dense_layers:
-        add("dense_ffn", model.dense_layers, *matrices.feed_forward(model.hidden, model.intermediate))
-    return tuple(products), 1 + sum(LAUNCHES[name] * n for name, n in counts.items())
-
-
-def _charge_draft(bill: Bill, once: Bill, times: int) -> None:
-    """Charge all of *once* to the draft, *times* times."""
-    for quality in Quality:
-        bill.charge("draft", Price(once.by_quality[quality], quality), times)
+def _with_attention(work: Phases, target: float, drafter: float) -> Phases:
+    return work._replace(target_s=work.target_s + target, draft_s=work.draft_s + drafter)
 
 
 def _layers(model: Model, attention: Attention, shape: StepShape) -> float:

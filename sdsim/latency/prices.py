@@ -7,6 +7,9 @@ from sdsim.latency import LatencyModel, StepCost
 from sdsim.policy import Drafter
 from sdsim.step import StepShape
 
+REMEMBERED = 50_000
+"""Steps whose price is kept."""
+
 
 def even_step(
     routing: Routing, rows: int, draft_length: int, context: float, drafter: Drafter, prefill_tokens: int = 0
@@ -47,10 +50,17 @@ class Prices:
     def __init__(self, latency: LatencyModel, routing: Routing) -> None:
         self._latency = latency
         self._routing = routing
+        self._steps: dict[tuple[int, int, float, int], float] = {}
 
     def step_seconds(self, rows: int, draft_length: int, context: float, prefill_tokens: int = 0) -> float:
-        """See `StepCosts.step_seconds`."""
-        return self._latency.seconds(self.shape(rows, draft_length, context, prefill_tokens))
+        """See `StepCosts.step_seconds`; remembered, because the policies of all replicas ask for the same."""
+        step = (rows, draft_length, context, prefill_tokens)
+        known = self._steps.get(step)
+        if known is None:
+            if len(self._steps) >= REMEMBERED:
+                self._steps.clear()
+            known = self._steps[step] = self._latency.seconds(self.shape(*step))
+        return known
 
     def verify_seconds(
         self, rows: int, verify_tokens: int, context: float, prefill_tokens: int = 0, draft_length: int = 0

@@ -40,6 +40,21 @@ class Bill:
         self.components[component] = self.components.get(component, 0.0) + seconds
         self.by_quality[price.quality] += seconds
 
+    def charge_all(self, component: str, other: Bill, times: float = 1.0) -> None:
+        """Add *times* all of *other* to *component*."""
+        total = self.components.get(component, 0.0)
+        for quality, spent in enumerate(other.by_quality):
+            seconds = times * spent
+            total += seconds
+            self.by_quality[quality] += seconds
+        self.components[component] = total
+
+    def copy(self) -> Bill:
+        """Return a bill that says the same, to go on from."""
+        other = Bill()
+        other.components, other.by_quality = self.components.copy(), self.by_quality.copy()
+        return other
+
     @property
     def seconds(self) -> float:
         """All of it."""

@@ -20,6 +20,7 @@ class BatchTable:
     """Look the draft length up by scheduled requests."""
 
     lossless_at_temperature = True
+    constant_while = "batch"
 
     def __init__(self, table: Sequence[Sequence[int]], longest: int = LONGEST) -> None:
         longest = draft_length(longest)

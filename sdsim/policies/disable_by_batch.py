@@ -11,6 +11,7 @@ class DisableByBatch:
     """Draft *length* tokens while at most *threshold* rows decode; else keep the drafter warm."""
 
     lossless_at_temperature = True
+    constant_while = "batch"
 
     def __init__(self, length: int, threshold: int) -> None:
         self.lengths = tuple(sorted({0, draft_length(length)}))

@@ -11,6 +11,7 @@ class Fixed:
     """Draft *length* tokens a row, always."""
 
     lossless_at_temperature = True
+    constant_while = "batch"
 
     def __init__(self, length: int) -> None:
         self.lengths = tuple(sorted({0, draft_length(length)}))

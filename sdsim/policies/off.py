@@ -10,6 +10,7 @@ class Off:
     """Autoregressive decoding: the baseline of every speedup."""
 
     lossless_at_temperature = True
+    constant_while = "batch"
     loads_drafter = False
     lengths = (0,)
     label = "off"

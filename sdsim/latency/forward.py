@@ -1,0 +1,85 @@
+"""A model's pass over the tokens of a step, without attention. What the token count alone decides is priced once for
+each count: few different ones occur in a run, in many combinations with everything else.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from sdsim import matrices
+from sdsim.latency.engine_overhead import EngineOverhead
+from sdsim.latency.quality import Bill, Price
+from sdsim.matrices import Matrix
+from sdsim.models import Model
+
+if TYPE_CHECKING:
+    from sdsim.latency.composition import Kernels
+
+LAUNCHES = {"attention_projections": 2, "attention": 2, "router": 1, "experts": 4, "shared_expert": 4}
+LAUNCHES |= {"dense_ffn": 3, "norms": 3}
+"""Kernels that a layer launches for each component."""
+
+
+class Forward:
+    """Bills the passes of *model*, whose layers *ranks* GPUs share."""
+
+    def __init__(self, model: Model, kernels: Kernels, engine: EngineOverhead, ranks: int = 1) -> None:
+        self._model, self._kernels, self._engine, self._ranks = model, kernels, engine, ranks
+        self._products, self.launched = _plan(model, ranks)
+        """`launched`: the kernels of a pass."""
+        self._head = matrices.head(model).on_one_of(ranks)
+        self._layers: dict[int, Bill] = {}
+        self._heads: dict[int, Price] = {}
+
+    def bill(self, tokens: int, logits: int, distinct: float) -> Bill:
+        """Bill *tokens* through all layers, loading *distinct* experts, and *logits* rows through the head."""
+        model, kernels = self._model, self._kernels
+        bill = self._through_layers(tokens).copy()
+        if model.is_moe:
+            bill.charge("experts", kernels.experts(model, tokens, distinct, 1 / self._ranks), model.moe_layers)
+        bill.charge("lm_head", self._through_head(logits))
+        if self._ranks > 1:
+            moved = kernels.all_reduce(tokens * model.hidden * 2.0, self._ranks)
+            bill.charge("collectives", moved, 2 * model.layers)
+        bill.charge("launch_gaps", kernels.launch, self.launched)
+        return bill
+
+    def _through_layers(self, tokens: int) -> Bill:
+        """Return the bill of the dense products and norms."""
+        known = self._layers.get(tokens)
+        if known is None:
+            known = self._layers[tokens] = Bill()
+            shown = 1 - self._engine.shared_hidden(tokens)
+            for component, times, matrix, width in self._products:
+                share = shown if component == "shared_expert" else 1.0
+                known.charge(component, self._kernels.dense(tokens, matrix, width), times * share)
+            known.charge("norms", self._kernels.norms(self._model, tokens), self._model.layers)
+        return known
+
+    def _through_head(self, logits: int) -> Price:
+        known = self._heads.get(logits)
+        if known is None:
+            known = self._heads[logits] = self._kernels.dense(logits, self._head, self._model.head_bytes)
+        return known
+
+
+@lru_cache
+def _plan(model: Model, ranks: int) -> tuple[tuple[tuple[str, int, Matrix, float], ...], int]:
+    """Return the dense products of all layers, (component, times, matrix, bytes a weight), and the kernels launched."""
+    products: list[tuple[str, int, Matrix, float]] = []
+    counts = {"attention_projections": model.layers, "attention": model.layers, "norms": model.layers}
+
+    def add(component: str, times: int, *weights: Matrix, width: float = model.weight_bytes) -> None:
+        counts[component] = times
+        products.extend((component, times, matrix.on_one_of(ranks), width) for matrix in weights)
+
+    add("attention_projections", model.layers, *matrices.attention(model))
+    if model.is_moe:
+        counts["experts"] = model.moe_layers
+        add("router", model.moe_layers, matrices.router(model), width=model.head_bytes)
+        if model.shared_intermediate:
+            add("shared_expert", model.moe_layers, *matrices.shared_expert(model))
+    if model.dense_layers:
+        add("dense_ffn", model.dense_layers, *matrices.feed_forward(model.hidden, model.intermediate))
+    return tuple(products), 1 + sum(LAUNCHES[name] * n for name, n in counts.items())
