@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
 from typing import Protocol
 
 import numpy as np
@@ -117,3 +119,37 @@ def make_routing(experts: int, per_token: int, kind: str = "uniform", **knobs: f
     if kind == "skewed":
         return Skewed(experts, per_token, knobs["alpha"])
     return Correlated(experts, per_token, **knobs)
+
+
+def other_ranks_reached(experts: int, per_token: int, ranks: int) -> float:
+    """Return how many ranks a token has experts on besides its own, *experts* being spread evenly over *ranks*.
+
+    The chance that none of its *per_token* lies on a given rank is C(E - E/n, k) / C(E, k).
+    """
+    elsewhere = experts - experts / ranks
+    missed = math.prod(max(elsewhere - j, 0.0) / (experts - j) for j in range(per_token))
+    return (ranks - 1) * (1 - missed)
+
+
+def busiest_rank(experts: int, per_token: int, tokens: int, distinct: float, ranks: int) -> tuple[int, float]:
+    """Return the tokens and the distinct experts of the busiest of *ranks* GPUs that the *experts* are spread over.
+
+    Tokens are counted by their *per_token* experts: each rank has tokens / ranks in the mean. Independent choices
+    make both counts hypergeometric; the largest of n such counts, which sum to a constant, lies at the normal order
+    statistic (Blom 1958) times sqrt(n / (n - 1)) deviations above the mean.
+    """
+    if ranks == 1:
+        return tokens, distinct
+    above, each = _above_mean(ranks), experts / ranks
+    chosen = tokens * per_token
+    most = chosen / ranks + above * math.sqrt(chosen * (experts - per_token) / (experts - 1))
+    loaded = distinct / ranks + above * math.sqrt(max(distinct * (experts - distinct), 0.0) / (experts - 1))
+    pairs = min(most, tokens * min(per_token, each))
+    return math.ceil(pairs / per_token), min(max(loaded, min(distinct, 1.0)), each, distinct)
+
+
+@lru_cache
+def _above_mean(ranks: int) -> float:
+    """Return how far the largest of *ranks* equal shares lies above the mean, in units of sqrt(what is shared)."""
+    largest = NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)) * math.sqrt(ranks / (ranks - 1))
+    return largest * math.sqrt((1 - 1 / ranks) / ranks)

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sdsim.acceptance import Acceptance, make_acceptance
 from sdsim.cluster import kv_blocks, make_router
@@ -28,11 +29,14 @@ from sdsim.recorder import Recorder
 from sdsim.replica import Memory, Replica, Rules
 from sdsim.request import RequestTable
 from sdsim.result import Result
-from sdsim.scenario import PolicySpec, Scenario
+from sdsim.scenario import ROOFLINE, PolicySpec, Scenario
 from sdsim.scheduler import Limits, Scheduler, load
 from sdsim.truth import LatentTruth
 from sdsim.verification import DraftDepths
 from sdsim.workload import class_names, requests
+
+if TYPE_CHECKING:
+    from sdsim.latency.collectives import Collectives
 
 DEFAULT_LENGTHS = tuple(range(9))
 REMEMBERED = 50_000
@@ -58,14 +62,27 @@ def make_system(scenario: Scenario, engine: str | None = None) -> System:
     draft = make_draft(spec.kind, target, spec.model, spec.available, scenario.folder) if spec else None
     overhead = load_engine(engine or scenario.engines[0], scenario.folder)
     kernels = make_kernels(load_gpu(scenario.gpus.name), scenario.calibration, overhead.kernels)
+    collectives = make_collectives(scenario) if scenario.gpus.count > 1 else None
 
     def latency(longest: int | None = None) -> ComposedLatency:
         rows = scenario.replica.max_num_seqs
-        return ComposedLatency(target, draft, kernels, overhead, scenario.gpus.count, rows, longest)
+        return ComposedLatency(target, draft, kernels, overhead, scenario.layout, collectives, rows, longest)
 
     knobs = scenario.routing.model_dump()
     routing = make_routing(target.experts, target.experts_per_token, **knobs)
     return System(target, draft, latency, routing, Prices(latency(), routing))
+
+
+def make_collectives(scenario: Scenario) -> Collectives:
+    """Return what the exchanges of a replica's GPUs cost."""
+    from sdsim.latency import collectives
+
+    gpu, measured = load_gpu(scenario.gpus.name), None
+    if scenario.collectives is not None:
+        measured = collectives.load_collectives(Path(scenario.collectives), gpu.name)
+    elif scenario.calibration != ROOFLINE:
+        measured = collectives.load_shipped_collectives(gpu.name)
+    return collectives.make_collectives(gpu, scenario.gpus.count, scenario.network, measured)
 
 
 def make_policy(spec: PolicySpec, system: System) -> Policy:
@@ -152,7 +169,7 @@ class _Run:
             s, r = self.scenario, self.scenario.replica
             gpu = load_gpu(s.gpus.name)
             memory = (r.memory_fraction, r.max_num_seqs, r.max_num_batched_tokens)
-            return kv_blocks(self.system.target, draft, gpu, s.gpus.count, *memory, longest, s.block_size)
+            return kv_blocks(self.system.target, draft, gpu, s.layout, *memory, longest, s.block_size)
 
         without = blocks(None, 0)
         return Memory(blocks(self.system.draft, self.lengths[-1]) if self.loads_drafter else without, without)

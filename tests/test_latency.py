@@ -13,11 +13,13 @@ from sdsim.drafts import make_draft
 from sdsim.errors import CalibrationError
 from sdsim.experts import make_routing
 from sdsim.gpus import gpu_names, load_gpu
+from sdsim.latency.collectives import make_collectives
 from sdsim.latency.composition import ComposedLatency
 from sdsim.latency.engine_overhead import EngineOverhead, Phases, engine_names, load_engine, padded
 from sdsim.latency.prices import Prices
 from sdsim.latency.roofline import RooflineKernels
 from sdsim.models import load_model, model_names
+from sdsim.parallel import Layout
 from sdsim.step import StepShape
 from sdsim.testing import check_latency_model
 
@@ -30,7 +32,8 @@ def latency(model, draft="qwen2-0.5b", gpu="h200", engine="ideal", gpus=1):
         make_draft("model", target, draft) if draft not in ("eagle3", "mtp", "ngram") else make_draft(draft, target)
     )
     overhead = engine if isinstance(engine, EngineOverhead) else load_engine(engine)
-    return ComposedLatency(target, drafter, RooflineKernels(load_gpu(gpu)), overhead, gpus)
+    kernels, collectives = RooflineKernels(load_gpu(gpu)), make_collectives(load_gpu(gpu), gpus, "hgx", None)
+    return ComposedLatency(target, drafter, kernels, overhead, Layout(gpus, gpus), collectives)
 
 
 def prices(model, **kw):

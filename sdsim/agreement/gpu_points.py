@@ -16,6 +16,7 @@ from sdsim.errors import ScenarioError
 from sdsim.gpus import gpu_of_device, load_gpu
 from sdsim.hardware.process import run_module
 from sdsim.models import Model, load_model
+from sdsim.parallel import Layout
 
 MISSING = "--on gpu needs a checkout with kernels/, and torch and triton: pip install -e '.[gpu]' ({error})"
 MEMORY_FRACTION = 0.9
@@ -79,4 +80,4 @@ def fitting_points(model: str, draft: str, gpu: str, count: int, seed: int) -> l
 def _kv_tokens(target: Model, draft: Draft, gpu: str) -> float:
     tokens = LARGEST_BATCH * (1 + LONGEST_DRAFT)
     limits = (MEMORY_FRACTION, LARGEST_BATCH, tokens, LONGEST_DRAFT)
-    return BLOCK * kv_blocks(target, draft, load_gpu(gpu), 1, *limits, BLOCK)
+    return BLOCK * kv_blocks(target, draft, load_gpu(gpu), Layout(), *limits, BLOCK)

@@ -99,6 +99,8 @@ class Setting:
 
         def latency(longest: int | None = None) -> ComposedLatency:
             rows = scenario.replica.max_num_seqs
-            return ComposedLatency(made.target, made.draft, kernels, engine, scenario.gpus.count, rows, longest)
+            return ComposedLatency(
+                made.target, made.draft, kernels, engine, plain.layout, plain.collectives, rows, longest
+            )
 
         return replace(made, latency=latency, prices=Prices(latency(), made.routing))

@@ -24,6 +24,7 @@ from sdsim.hardware.model import Pair, Sizes, fitting, pick_device
 from sdsim.hardware.routes import Tally
 from sdsim.hardware.shape import whole_shape
 from sdsim.latency.composition import ComposedLatency
+from sdsim.parallel import Layout
 from sdsim.policy import FloatArray
 from sdsim.result import Result
 from sdsim.scenario import PolicySpec, Scenario
@@ -140,7 +141,7 @@ def _sizes(scenario: Scenario, system: System, policies: list[PolicySpec]) -> Si
     for spec in policies:
         length = _longest(spec, system)
         draft: Draft | None = system.draft if _loads_draft(spec, system) else None
-        blocks = kv_blocks(system.target, draft, gpu, 1, *limits, length, scenario.block_size)
+        blocks = kv_blocks(system.target, draft, gpu, Layout(), *limits, length, scenario.block_size)
         longest, pages = max(longest, length), max(pages, cdiv(blocks * scenario.block_size, PAGE))
     if scenario.block_size % PAGE:
         pages += replica.max_num_seqs  # a row's last page may be part empty

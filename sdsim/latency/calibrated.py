@@ -6,6 +6,7 @@ No price is below the roofline of the same GPU's measured ceilings, and each say
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -91,8 +92,8 @@ class CalibratedKernels:
         if not tokens:
             return FREE
         floor = self._roofline.experts(model, tokens, distinct, share)
-        key = (model.experts, model.experts_per_token, model.hidden, model.expert_intermediate)
-        table = self._experts.get(key) if share == 1.0 and model.expert_bytes == 2.0 else None
+        key = (model.experts, model.experts_per_token, model.hidden, round(model.expert_intermediate * share))
+        table = self._experts.get(key) if model.expert_bytes == 2.0 else None
         if table is not None:
             return self._bounded(table.price(tokens, distinct), floor)
         size, flops = work.experts(model, tokens, distinct)
@@ -135,16 +136,15 @@ class CalibratedKernels:
 
     def _attention(self, model: Model, share: float) -> Attention:
         floor = self._roofline.attention(model, share)
-        verify = [r for r in self.calibration.of("attention") if _row_heads(r) == _heads(model)]
-        prefill = [r for r in self.calibration.of("prefill") if _row_heads(r) == _heads(model)]
-        if model.mla is None and share == 1.0 and verify and prefill:
-            return CalibratedAttention(verify, prefill, floor)
+        if model.mla is None:
+            for heads, rest in ((_heads(model, share), 1.0), (_heads(model), share)):
+                verify = [r for r in self.calibration.of("attention") if _row_heads(r) == heads]
+                prefill = [r for r in self.calibration.of("prefill") if _row_heads(r) == heads]
+                if verify and prefill:
+                    whole = CalibratedAttention(verify, prefill, floor)
+                    return whole if rest == 1.0 else PartialAttention(whole, rest)
         fit = self.family("attention")
         return FittedAttention(fit.fixed_s, self.calibration.read_bytes_per_s / fit.bytes_per_s, floor)
-
-    def all_reduce(self, size: float, ranks: int) -> Price:
-        """See `Kernels.all_reduce`; collectives are not calibrated."""
-        return self._roofline.all_reduce(size, ranks)
 
 
 def _by_shape(rows: Iterable[dict[str, Any]], *dimensions: str) -> dict[tuple[int, ...], list[dict[str, Any]]]:
@@ -184,8 +184,9 @@ def make_kernels(gpu: Gpu, chosen: str | None = None, backend: str = "", unseen:
     return CalibratedKernels(without(calibration, unseen) if unseen else calibration, gpu)
 
 
-def _heads(model: Model) -> tuple[int, int, int]:
-    return model.heads, model.kv_heads, model.head_dim
+def _heads(model: Model, share: float = 1.0) -> tuple[int, int, int]:
+    """Return query heads, KV heads (one at least) and width of a head, of a GPU that has *share* of them."""
+    return round(model.heads * share), max(1, round(model.kv_heads * share)), model.head_dim
 
 
 def _row_heads(row: dict[str, Any]) -> tuple[int, ...]:
@@ -241,6 +242,29 @@ class CalibratedAttention:
         """Return interpolated inside the measured batch and context."""
         inside = rows <= self._batch and context <= rows * self._longest
         return Quality.INTERPOLATED if inside else Quality.EXTRAPOLATED
+
+
+class PartialAttention:
+    """A *share* of the heads of a measured layout: they do for all rows what all heads do for that share of them."""
+
+    def __init__(self, whole: Attention, share: float) -> None:
+        self._whole, self._share = whole, share
+
+    def verify(self, rows: int, queries: int, context: int, pairs: int) -> float:
+        """See `Attention.verify`."""
+        return self._whole.verify(*self._part(rows, queries, context, pairs))
+
+    def prefill(self, rows: int, queries: int, context: int, pairs: int) -> float:
+        """See `Attention.prefill`: a chunk's heads run side by side, so it keeps its length and takes its share."""
+        return self._share * self._whole.prefill(rows, queries, context, pairs)
+
+    def quality(self, rows: int, context: int) -> Quality:
+        """Return extrapolated: another head layout was measured."""
+        return Quality.EXTRAPOLATED
+
+    def _part(self, *counts: int) -> tuple[int, int, int, int]:
+        rows, queries, context, pairs = (math.ceil(count * self._share) for count in counts)
+        return rows, queries, context, pairs
 
 
 class FittedAttention:

@@ -9,7 +9,7 @@ which also yields the first draft token; then K - 1 passes of one token a row: T
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sdsim.drafts import Draft
 from sdsim.experts import NoExperts, make_routing
@@ -19,8 +19,15 @@ from sdsim.latency.forward import Forward
 from sdsim.latency.quality import Bill, Price, Quality, shares
 from sdsim.matrices import Matrix
 from sdsim.models import Model
+from sdsim.parallel import Layout
 from sdsim.step import StepShape
 
+if TYPE_CHECKING:
+    from sdsim.latency.collectives import Collectives
+
+SINGLE = Layout()
+SPREAD = (*StepShape._fields[: StepShape._fields.index("draft_length")], "draft_rows", "catch_up_tokens")
+"""The counts of a step that data-parallel groups share."""
 REMEMBERED = 50_000
 """Step shapes whose cost is kept, about 20 MB."""
 
@@ -52,7 +59,7 @@ class Kernels(Protocol):
         ...
 
     def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
-        """Price one layer's routed experts: *tokens* routed, *distinct* experts loaded, *share* of them on this GPU."""
+        """Price one layer's routed experts: *tokens* routed, *distinct* experts loaded, *share* of each on this GPU."""
         ...
 
     def attention(self, model: Model, share: float) -> Attention:
@@ -67,17 +74,13 @@ class Kernels(Protocol):
         """Price softmax, rejection and sampling over *rows* rows of logits."""
         ...
 
-    def all_reduce(self, size: float, ranks: int) -> Price:
-        """Price an all-reduce of *size* bytes over *ranks* GPUs."""
-        ...
-
 
 class ComposedLatency:
     """Prices steps of one replica: a target, a drafter, their kernels and the engine around them.
 
-    *ranks* GPUs share every layer (tensor parallel; experts are spread over the same ranks). *max_num_seqs* and the
-    *longest* draft (None: each step's own) set what the engine captures. `spent` adds up the GPU seconds priced so far
-    by what they rest on.
+    *layout* says how its GPUs share the target, *collectives* what their exchanges cost (None: on a single GPU).
+    *max_num_seqs* and the *longest* draft (None: each step's own) set what the engine captures. `spent` adds up the GPU
+    seconds priced so far by what they rest on.
     """
 
     def __init__(
@@ -86,7 +89,8 @@ class ComposedLatency:
         draft: Draft | None,
         kernels: Kernels,
         engine: EngineOverhead,
-        ranks: int = 1,
+        layout: Layout = SINGLE,
+        collectives: Collectives | None = None,
         max_num_seqs: int = 256,
         longest: int | None = None,
     ) -> None:
@@ -94,16 +98,18 @@ class ComposedLatency:
         self.draft = draft
         self.kernels = kernels
         self.engine = engine
-        self.ranks = ranks
+        self.layout = layout
+        self.collectives = collectives
         self.spent = [0.0, 0.0, 0.0]
-        self._limits = max_num_seqs, longest
+        self._limits = layout.share(max_num_seqs), longest
+        self._several = layout.data > 1
         self._sizes: dict[int, tuple[int, ...]] = {}
         self._draft_kind = draft.kind if draft is not None else None
         drafter = draft.model if draft is not None else None
         self._draft_routing = make_routing(drafter.experts, drafter.experts_per_token) if drafter else NoExperts()
-        self._target_attention = kernels.attention(target, 1 / ranks)
+        self._target_attention = kernels.attention(target, 1 / layout.tensor)
         self._drafter_attention = kernels.attention(drafter, 1.0) if drafter else None
-        self._target_pass = Forward(target, kernels, engine, ranks)
+        self._target_pass = Forward(target, kernels, engine, layout, collectives)
         self._drafter_pass = Forward(drafter, kernels, engine) if drafter else None
         self._draft_passes: dict[tuple[int, int], Bill] = {}
         self._ideal = engine.ideal
@@ -125,6 +131,8 @@ class ComposedLatency:
 
         All but attention is remembered: few different token counts occur in a run.
         """
+        if self._several:
+            shape = self._on_a_group(shape)
         key = shape[0:2] + shape[4:6] + shape[8:14]
         fixed = self._fixed.get(key)
         if fixed is None:
@@ -145,6 +153,7 @@ class ComposedLatency:
 
     def cost(self, shape: StepShape, /) -> StepCost:
         """See `LatencyModel.cost`."""
+        shape = self._on_a_group(shape)
         bill, work = self._without_attention(shape)
         target, drafter = self._attention(shape)
         rows, context = shape.rows + shape.prefill_rows, shape.context_tokens + shape.prefill_context
@@ -172,7 +181,8 @@ class ComposedLatency:
         logits = shape.verify_tokens + shape.first_tokens
         sizes = self._captured(shape.draft_length)
         run = padded(tokens, sizes)
-        bill = self._target_pass.bill(run, logits, self._distinct(shape.distinct_experts, run - tokens))
+        distinct = self._distinct(shape.distinct_experts, (run - tokens) * self.layout.data)
+        bill = self._target_pass.bill(run, logits, distinct)
         target = bill.seconds
         bill.charge("sampling", self._sampling(logits, drafted=shape.verify_tokens > shape.rows))
         sampling = bill.seconds - target
@@ -187,6 +197,12 @@ class ComposedLatency:
             shape.rows + shape.prefill_rows,
         )
         return bill, work
+
+    def _on_a_group(self, shape: StepShape) -> StepShape:
+        """Return what the busiest data-parallel group has of *shape*; its distinct experts stay everyone's."""
+        share = self.layout.share
+        counts: dict[str, Any] = {name: share(getattr(shape, name)) for name in SPREAD}
+        return shape._replace(**counts)
 
     def _captured(self, draft_length: int) -> tuple[int, ...]:
         """Return the engine's captured sizes: those of its longest draft, or of *draft_length*."""

@@ -8,42 +8,83 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sdsim import matrices
+from sdsim.experts import busiest_rank, other_ranks_reached
 from sdsim.latency.engine_overhead import EngineOverhead
 from sdsim.latency.quality import Bill, Price
+from sdsim.latency.work import WIDTH
 from sdsim.matrices import Matrix
 from sdsim.models import Model
+from sdsim.parallel import Layout
 
 if TYPE_CHECKING:
+    from sdsim.latency.collectives import Collectives
     from sdsim.latency.composition import Kernels
 
 LAUNCHES = {"attention_projections": 2, "attention": 2, "router": 1, "experts": 4, "shared_expert": 4}
 LAUNCHES |= {"dense_ffn": 3, "norms": 3}
 """Kernels that a layer launches for each component."""
+SINGLE = Layout()
 
 
 class Forward:
-    """Bills the passes of *model*, whose layers *ranks* GPUs share."""
+    """Bills the passes of *model* on GPUs of a *layout*, counted on the busiest of them."""
 
-    def __init__(self, model: Model, kernels: Kernels, engine: EngineOverhead, ranks: int = 1) -> None:
-        self._model, self._kernels, self._engine, self._ranks = model, kernels, engine, ranks
-        self._products, self.launched = _plan(model, ranks)
+    def __init__(
+        self,
+        model: Model,
+        kernels: Kernels,
+        engine: EngineOverhead,
+        layout: Layout = SINGLE,
+        collectives: Collectives | None = None,
+    ) -> None:
+        self._model, self._kernels, self._engine, self._layout = model, kernels, engine, layout
+        self._collectives = collectives
+        self._products, self.launched = _plan(model, layout.tensor)
         """`launched`: the kernels of a pass."""
-        self._head = matrices.head(model).on_one_of(ranks)
+        self._head = matrices.head(model).on_one_of(layout.tensor)
         self._layers: dict[int, Bill] = {}
         self._heads: dict[int, Price] = {}
 
     def bill(self, tokens: int, logits: int, distinct: float) -> Bill:
-        """Bill *tokens* through all layers, loading *distinct* experts, and *logits* rows through the head."""
-        model, kernels = self._model, self._kernels
+        """Bill *tokens* of each data-parallel group through all layers, and *logits* rows through the head.
+
+        *distinct* are the experts that all groups together load.
+        """
         bill = self._through_layers(tokens).copy()
-        if model.is_moe:
-            bill.charge("experts", kernels.experts(model, tokens, distinct, 1 / self._ranks), model.moe_layers)
+        if self._model.is_moe:
+            bill.charge("experts", self._experts(tokens, distinct), self._model.moe_layers)
         bill.charge("lm_head", self._through_head(logits))
-        if self._ranks > 1:
-            moved = kernels.all_reduce(tokens * model.hidden * 2.0, self._ranks)
-            bill.charge("collectives", moved, 2 * model.layers)
-        bill.charge("launch_gaps", kernels.launch, self.launched)
+        if self._collectives is not None:
+            self._exchange(bill, self._collectives, tokens, logits)
+        bill.charge("launch_gaps", self._kernels.launch, self.launched)
         return bill
+
+    def _experts(self, tokens: int, distinct: float) -> Price:
+        """Price a layer's routed experts."""
+        model, layout = self._model, self._layout
+        if not layout.spread:
+            return self._kernels.experts(model, tokens, distinct, 1 / layout.tensor)
+        routed = tokens * layout.data
+        busiest = busiest_rank(model.experts, model.experts_per_token, routed, distinct, layout.gpus)
+        return self._kernels.experts(model, *busiest, 1.0)
+
+    def _exchange(self, bill: Bill, collectives: Collectives, tokens: int, logits: int) -> None:
+        """Charge what the GPUs send each other.
+
+        A tensor-parallel group sums after attention and after the feed-forward, and gathers the logits. Where tokens
+        travel to their experts and back, they stand divided over the group in between: the second sum is the first
+        one's other half.
+        """
+        model, layout = self._model, self._layout
+        width, ranks = model.hidden * WIDTH, layout.tensor
+        sums = 2 * model.layers - (model.moe_layers if layout.exchanges else 0)
+        bill.charge("collectives", collectives.all_reduce(tokens * width, ranks), sums)
+        sent = logits * model.vocabulary * WIDTH * (ranks - 1) / ranks
+        bill.charge("collectives", collectives.all_to_all(sent, ranks))
+        if layout.exchanges:
+            reached = other_ranks_reached(model.experts, model.experts_per_token, layout.gpus)
+            sent = -(-tokens // ranks) * reached * width
+            bill.charge("collectives", collectives.all_to_all(sent, layout.gpus), 2 * model.moe_layers)
 
     def _through_layers(self, tokens: int) -> Bill:
         """Return the bill of the dense products and norms."""

@@ -69,11 +69,6 @@ class RooflineKernels:
         """The passes over the logits."""
         return self.price(*work.sampling(rows, vocabulary))
 
-    def all_reduce(self, size: float, ranks: int) -> Price:
-        """Alpha-beta cost of a ring: 2 (n - 1) / n of the bytes over the link, and a latency."""
-        seconds = self.gpu.link_latency_s + 2 * (ranks - 1) / ranks * size / self.gpu.link_bandwidth
-        return Price(seconds, Quality.EXTRAPOLATED)
-
 
 class RooflineAttention:
     """Bytes of KV, queries and outputs, or scores, whichever takes longer.

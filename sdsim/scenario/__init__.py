@@ -24,6 +24,7 @@ from pydantic import (
     field_validator,
 )
 
+from sdsim.parallel import Layout
 from sdsim.scenario.fields import (
     Count,
     Name,
@@ -78,6 +79,22 @@ def _calibration(name: str, info: ValidationInfo) -> str:
     return str(existing(name, folder(info)) or name)
 
 
+def _network(name: str) -> str:
+    from sdsim.network.presets import check_network_name
+
+    ask(lambda: check_network_name(name))
+    return name
+
+
+def _collectives(name: str, info: ValidationInfo) -> str:
+    from sdsim.latency.collectives import check_collectives
+
+    gpus = info.data.get("gpus")
+    if gpus is not None:
+        ask(lambda: check_collectives(name, folder(info), gpus.name))
+    return str(existing(name, folder(info)) or name)
+
+
 def _gpus(gpus: GpuCount) -> GpuCount:
     from sdsim.gpus import check_gpu_name
 
@@ -105,6 +122,10 @@ class Scenario(Spec):
     """When the clock stops; None: when the last request is done."""
     calibration: Annotated[Name, AfterValidator(_calibration)] | None = None
     """A file that profile_gpu wrote, or `roofline`; None: the one shipped for the GPU, else the roofline."""
+    network: Annotated[Name, AfterValidator(_network)] = "hgx"
+    """How the GPUs are joined, a name in data/networks.yaml."""
+    collectives: Annotated[Name, AfterValidator(_collectives)] | None = None
+    """A file that hardware.collectives wrote; None: the one shipped for the GPU, else what the links imply."""
     workload: Workload
     policies: Annotated[tuple[PolicySpec, ...], BeforeValidator(listed)] = Field(
         default_factory=lambda: (PolicySpec(kind="off"),), alias="policy"
@@ -140,6 +161,11 @@ class Scenario(Spec):
         """The folder of the scenario's file."""
         return self._folder
 
+    @property
+    def layout(self) -> Layout:
+        """How a replica's GPUs share the model."""
+        return Layout(self.gpus.count, self.replica.tensor_parallel, self.replica.expert_parallel > 1)
+
     @field_validator("gpus")
     @classmethod
     def _check_gpus(cls, gpus: GpuCount, info: ValidationInfo) -> GpuCount:
@@ -150,6 +176,10 @@ class Scenario(Spec):
                 allowed = f"allowed: {max(tensor, expert)}, the larger of replica.tensor_parallel {tensor}"
                 change = f"write {max(tensor, expert)} x {gpus.name}, or set replica.tensor_parallel to {gpus.count}"
                 raise ValueError(f"found {gpus}; {allowed} and replica.expert_parallel {expert}; {change}")
+            if expert not in (1, gpus.count) or gpus.count % tensor:
+                found = f"found {gpus} with replica.expert_parallel {expert} and replica.tensor_parallel {tensor}"
+                allowed = f"allowed: expert_parallel 1 or {gpus.count}, and a tensor_parallel that divides {gpus.count}"
+                raise ValueError(f"{found}; {allowed}; change one of them")
         return gpus
 
     @field_validator("workload")
