@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", required=True, metavar="M[,M...]", help="names or config.json paths, drafts included")
     p.add_argument("--out", required=True, type=Path, metavar="FILE", help="the calibration file to write")
     p.add_argument("--engine", choices=["vllm"], help="time an installed engine's kernels instead of ours")
+    p.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help="what one of N GPUs has of each model")
     p.add_argument("--quick", action="store_true", help="the coarsest grid, in about a minute")
     p.add_argument("--minutes", type=float, default=30.0, help="stop after this long; what is missing is interpolated")
     p.add_argument("--resume", action="store_true", help="go on from FILE.part, or add models to FILE")
@@ -60,11 +61,16 @@ def shape_of(model: Model) -> Any:
     return replace(kernel_shape(model), parts=tuple(parts))
 
 
-def shapes(names: str) -> list[Any]:
-    """Return the shapes of a comma-separated list: the kernels' own where they know the model, else derived."""
-    from kernels.shapes import SHAPES
+def shapes(names: str, ranks: int = 1) -> list[Any]:
+    """Return the shapes of a comma-separated list: the kernels' own where they know the model, else derived.
 
-    return [SHAPES[n] if n in SHAPES else shape_of(load_model(n)) for n in names.split(",")]
+    Of each, what one of *ranks* tensor-parallel GPUs holds.
+    """
+    from kernels.shapes import SHAPES
+    from sdsim.hardware.shape import tensor_shard
+
+    found = [SHAPES[n] if n in SHAPES else shape_of(load_model(n)) for n in names.split(",")]
+    return [tensor_shard(shape, ranks) for shape in found]
 
 
 def known_rows(part: Path, out: Path, resume: bool) -> list[dict[str, Any]]:
@@ -109,11 +115,13 @@ def main(words: Sequence[str]) -> int:
     for name in options.model.split(","):
         if not name.strip():
             raise ScenarioError(f"--model: {options.model!r}; allowed: names such as {', '.join(model_names()[:3])}")
+    if options.tensor_parallel < 1:
+        raise ScenarioError(f"--tensor-parallel: {options.tensor_parallel}; allowed: 1 or more")
     try:
         from kernels import ceilings
         from sdsim.hardware.provenance import provenance
 
-        points, running = points_of(options.engine, shapes(options.model))
+        points, running = points_of(options.engine, shapes(options.model, options.tensor_parallel))
     except ImportError as error:
         needed = MISSING if error.name != options.engine else NO_ENGINE
         raise ScenarioError(needed.format(error=error)) from None

@@ -41,17 +41,17 @@ def _gpu() -> dict[str, Any]:
 
 
 def _clocks() -> dict[str, str]:
-    seen = _output("nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader").splitlines()
+    seen = output_of("nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader").splitlines()
     return dict(zip(QUERY.split(","), (w.strip() for w in seen[0].split(",")), strict=True)) if seen else {}
 
 
 def _commit() -> str:
     """Return the checkout's commit, or what SDSIM_COMMIT says where there is no repository."""
     named = os.environ.get("SDSIM_COMMIT")
-    return named or _output("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD") or "unknown"
+    return named or output_of("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD") or "unknown"
 
 
-def _output(*words: str) -> str:
+def output_of(*words: str) -> str:
     """Return what a program prints; nothing if it is not there."""
     try:
         return subprocess.run(words, capture_output=True, text=True).stdout.strip()  # noqa: S603

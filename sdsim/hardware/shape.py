@@ -60,3 +60,21 @@ def _missing(model: Model) -> Iterator[str]:
         yield f"mixes {model.dense_layers} dense and {model.moe_layers} MoE layers; " + runs % "layers of one kind"
     if model.head_dim & (model.head_dim - 1):
         yield f"has heads of {model.head_dim}; " + runs % "a power of two"
+
+
+def tensor_shard(s: Shape, ranks: int) -> Shape:
+    """Return what one of *ranks* tensor-parallel GPUs holds of a layer; raises ScenarioError for what divides badly."""
+    sizes = {name: getattr(s, name) for name in ("heads", "kv_heads", "vocab")}
+    widths = {name: getattr(s, name) for name in ("intermediate", "expert_intermediate", "shared_intermediate")}
+    odd = [f"{name} {size}" for name, size in (sizes | widths).items() if size % ranks]
+    if odd:
+        raise ScenarioError(f"model: {s.name} has {', '.join(odd)}; allowed: multiples of {ranks}; name another model")
+    return replace(s, **{name: size // ranks for name, size in (sizes | widths).items()})
+
+
+def expert_shard(s: Shape, ranks: int) -> Shape:
+    """Return the routed experts of one of *ranks* GPUs, of which every token uses its even part."""
+    if not s.experts or s.experts % ranks or s.topk % ranks:
+        found = f"{s.experts} experts, {s.topk} a token"
+        raise ScenarioError(f"model: {s.name} has {found}; allowed: multiples of {ranks}; name another model")
+    return replace(s, experts=s.experts // ranks, topk=s.topk // ranks)
