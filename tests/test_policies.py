@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sdsim.errors import PolicyError
-from sdsim.policies import BUILT_IN, FlatCosts, check_parameters, get_policy, policy_names
+from sdsim.policies import BUILT_IN, FlatCosts, check_parameters, get_policy, policy_class, policy_names
 from sdsim.policy import Observation, Outcome
 from sdsim.testing import check_policy, observations, plan_seconds
 
@@ -51,9 +51,41 @@ def seen(rows: int, prefills: int = 0, context: int = 100, step: int = 0) -> Obs
                        prefill_requests=prefills)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(BUILT_IN))
+class Halves:
+    """The truth of requests of which every draft is accepted with a chance of a half, and every second one is."""
+
+    def rates(self, request_ids, length):
+        return np.full((len(request_ids), length), 0.5)
+
+    def chances(self, request_ids, generated, length):
+        return self.rates(request_ids, length)
+
+    def depths(self, request_ids, generated, pending):
+        return np.where(request_ids % 2, pending, 0)
+
+
+ORACLES = sorted(name for name in BUILT_IN if "truth" in getattr(policy_class(name), "needs", ()))
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN.keys() - ORACLES))
 def test_contract(name):
     check_policy(lambda: get_policy(name, PARAMETERS.get(name), Slope()))
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_oracles_keep_the_contract_but_for_their_time(name):
+    def informed():
+        policy = get_policy(name, PARAMETERS.get(name), Slope())
+        policy.truth = Halves()
+        return policy
+
+    check_policy(informed, budget_s=None)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_oracles_refuse_to_plan_without_the_truth(name):
+    with pytest.raises(PolicyError, match="which only a simulation knows; use another"):
+        get_policy(name, PARAMETERS.get(name), Slope()).plan(seen(2))
 
 
 @pytest.mark.parametrize("name", SIMPLE)
