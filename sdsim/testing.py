@@ -12,8 +12,8 @@ from sdsim.policy import Observation, Outcome, Plan, Policy
 from sdsim.step import StepShape
 
 PLAN_BUDGET_S = 50e-6
-BLOCKS = 3
-"""Times that `plan` is timed: the quickest counts, as other work on the machine only slows it."""
+RETRIES = 20
+"""How often a plan that took too long is timed again: other work on the machine only slows it."""
 ROWS = (0, 1, 2, 7, 64, 256)
 
 
@@ -111,7 +111,11 @@ def check_policy(make: Callable[[], Policy], budget_s: float | None = PLAN_BUDGE
     for deliver in (late, twice, lost):
         _plans(make(), lengths, deliver)
     if budget_s is not None:
-        took = min(plan_seconds(policy, lengths) for _ in range(BLOCKS))
+        took = plan_seconds(policy, lengths)
+        for _ in range(RETRIES):
+            if took <= budget_s:
+                break
+            took = min(took, plan_seconds(policy, lengths))
         assert took <= budget_s, f"plan takes {took * 1e6:.0f} us at 256 rows; allowed: {budget_s * 1e6:.0f} us"
 
 
