@@ -28,6 +28,10 @@ COMMANDS = {
         "compare predictions with measured steps, replays and runs",
         "python -m sdsim.crosscheck --measured steps.jsonl --engine vllm-0.22.1",
     ),
+    "reproduce": (
+        "the MoESD paper's tables and figures beside ours, on an H200",
+        "python -m sdsim.reproduce --points figure4.csv --out moesd",
+    ),
     "explain": (
         "why a policy chose a draft length, or the life of a request",
         "python -m sdsim.explain runs/bursty/goodput-seed-7 --step 400",

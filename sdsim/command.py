@@ -12,6 +12,7 @@ from pathlib import Path
 from sdsim.errors import CapacityError, PolicyError, ScenarioError, SdsimError
 
 OK, BAD_INPUT, SLO_MISSED, OUT_OF_TOLERANCE, INTERRUPTED = 0, 2, 3, 4, 130
+PLOTS = ("png", "svg", "pdf")
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> None:
@@ -63,6 +64,11 @@ def overrides(options: argparse.Namespace, policies: Sequence[str]) -> list[str]
 
 def _quoted(policy: str) -> str:
     return policy if policy.lstrip().startswith("{") else f'"{policy}"'
+
+
+def add_plots(p: argparse.ArgumentParser) -> None:
+    """Add --plots, the format of what is drawn into a folder."""
+    p.add_argument("--plots", choices=PLOTS, default=PLOTS[0], help=f"the pictures' format (default {PLOTS[0]})")
 
 
 def add_jobs(p: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from sdsim.agreement.answer import leave_out_answer, measured_answer, runs_answer
 from sdsim.agreement.setting import Setting
 from sdsim.agreement.tolerance import Tolerances, parse_tolerances
-from sdsim.command import OK, OUT_OF_TOLERANCE, placing_errors, run_command, whole_numbers
+from sdsim.command import OK, OUT_OF_TOLERANCE, add_plots, placing_errors, run_command, whole_numbers
 from sdsim.errors import ScenarioError
 from sdsim.measurements import read_measurements
 from sdsim.result import to_json, write_folder
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tolerance", metavar="NAME=SHARE,...", help="such as steps_median=5%%,steps_p90=10%%,tpot=7%%")
     p.add_argument("--seed", type=int, default=0, help="of the measured points (default 0)")
     p.add_argument("--out", type=Path, metavar="DIR", help="write answer, pictures and what was measured here")
+    add_plots(p)
     p.add_argument("--full", action="store_true", help="print every step")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
@@ -67,7 +68,7 @@ def main(words: Sequence[str]) -> int:
         lines = options.measured or Path(folder) / "measured.jsonl"
         answer = _answer(options, lines, allowed)
         if options.out is not None:
-            _write(options.out, answer, lines)
+            _write(options.out, answer, lines, options.plots)
     if options.json:
         print(to_json(answer))
     else:
@@ -137,13 +138,13 @@ def _whole_path(word: str | None) -> str | None:
     return str(Path(word).absolute()) if word is not None and Path(word).is_file() else word
 
 
-def _write(out: Path, answer: dict[str, Any], lines: Path) -> None:
-    """Write the answer, its pictures and the measured lines into the folder *out*, whole."""
+def _write(out: Path, answer: dict[str, Any], lines: Path, plots: str) -> None:
+    """Write the answer, its pictures in the format *plots* and the measured lines into the folder *out*, whole."""
     from sdsim.report.agreement import draw_agreement
 
     def fill(folder: Path) -> None:
         (folder / "agreement.json").write_text(to_json(answer, indent=2) + "\n", encoding="utf-8")
-        draw_agreement(answer, folder)
+        draw_agreement(answer, folder, plots)
         if lines.exists():
             shutil.copyfile(lines, folder / "measured.jsonl")
 

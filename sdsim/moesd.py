@@ -86,22 +86,37 @@ class Measurements:
     speedup: FloatArray
 
 
+def target_time(
+    p: Parameters, experts: int, ridge: float, tokens: npt.ArrayLike, per_token: npt.ArrayLike
+) -> FloatArray:
+    """Return the target's forward of *tokens* tokens in the parameters' unit (Algorithm 1, lines 5 to 8).
+
+    *ridge* is the GPU's peak flops over peak bytes per second.
+    """
+    t, k, r = np.asarray(tokens, float), np.asarray(per_token, float), p.lam * ridge
+    active = activated_experts(t, experts, k)
+    sparse = roofline_growth(t * k / active, r, p.s)
+    return np.asarray(p.bias + p.k1 * roofline_growth(t, r, p.s) + p.k2 * active + p.k3 * sparse)
+
+
+def draft_time(p: Parameters, ridge: float, batch: npt.ArrayLike) -> FloatArray:
+    """Return one forward of the draft, a token a row (Algorithm 1, line 9)."""
+    return np.asarray(p.draft_bias + p.draft_k * roofline_growth(batch, p.lam * ridge, p.s))
+
+
+def reject_time(p: Parameters, batch: npt.ArrayLike) -> FloatArray:
+    """Return the rejection sampling of a round (Algorithm 1, line 10)."""
+    return np.asarray(p.reject_bias + p.reject_k * np.asarray(batch, float))
+
+
 def model_speedup(p: Parameters, experts: int, ridge: float, m: Measurements, verify_positions: int = 0) -> FloatArray:
     """Return the modelled speedup of each measurement (Algorithm 1 with eq. 4 for its line 11).
 
     *ridge* is the GPU's peak flops over peak bytes per second; a verification holds gamma + *verify_positions* tokens.
     """
-    r = p.lam * ridge
-
-    def target(tokens: FloatArray) -> FloatArray:
-        active = activated_experts(tokens, experts, m.per_token)
-        sparse = roofline_growth(tokens * m.per_token / active, r, p.s)
-        return np.asarray(p.bias + p.k1 * roofline_growth(tokens, r, p.s) + p.k2 * active + p.k3 * sparse)
-
-    draft = p.draft_bias + p.draft_k * roofline_growth(m.batch, r, p.s)
-    reject = p.reject_bias + p.reject_k * m.batch
-    verify = target(m.batch * (m.gamma + verify_positions))
-    return np.asarray(m.sigma * (m.gamma + 1) * target(m.batch) / (m.gamma * draft + verify + reject))
+    decode, verify = (target_time(p, experts, ridge, m.batch * n, m.per_token) for n in (1, m.gamma + verify_positions))
+    spent = m.gamma * draft_time(p, ridge, m.batch) + verify + reject_time(p, m.batch)
+    return np.asarray(m.sigma * (m.gamma + 1) * decode / spent)
 
 
 def bounds(

@@ -15,6 +15,7 @@ from sdsim.command import (
     SLO_MISSED,
     add_changes,
     add_jobs,
+    add_plots,
     add_policies,
     check_jobs,
     overrides,
@@ -30,7 +31,6 @@ from sdsim.verdict import Comparison, compare, verdict
 
 EXAMPLE = """example:
   python -m sdsim.run scenarios/bursty.yaml --set workload.rate=20/s --policy goodput --seeds 5"""
-FORMATS = ("png", "svg", "pdf")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print one JSON object, and write no folder without --out")
     add_jobs(p)
     p.add_argument("--quiet", action="store_true", help="no progress bar, no table")
-    p.add_argument("--plots", choices=FORMATS, default="png", help="the pictures' format (default png)")
+    add_plots(p)
     p.add_argument("--no-plots", action="store_true", help="write no pictures into the run folder")
     p.add_argument("--html", action="store_true", help="write report.html into the run folder: one page, no network")
     p.add_argument("--trace", action="store_true", help="write trace.json.gz of each run, which ui.perfetto.dev opens")

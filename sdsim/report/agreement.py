@@ -45,12 +45,12 @@ def show_agreement(console: Console, answer: Row, full: bool = False) -> None:
         console.print(Text(quality_line([answer["data_quality"]]), style="dim"), soft_wrap=True)
 
 
-def draw_agreement(answer: Row, folder: Path) -> None:
-    """Draw the steps and the replays of *answer* into *folder*, a picture each."""
+def draw_agreement(answer: Row, folder: Path, plots: str = "png") -> None:
+    """Draw the steps and the replays of *answer* into *folder*, a picture each, in the format *plots*."""
     if answer["steps"]["rows"]:
-        plot_steps(_grouped(answer["steps"]["rows"]), folder / "steps.png")
+        plot_steps(_grouped(answer["steps"]["rows"]), folder / f"steps.{plots}")
     if answer["replays"]:
-        plot_replays(_grouped(answer["replays"]), folder / "replays.png")
+        plot_replays(_grouped(answer["replays"]), folder / f"replays.{plots}")
 
 
 def _show_run(console: Console, run: Row) -> None:
