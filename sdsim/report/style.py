@@ -50,6 +50,7 @@ STYLE = {
     "figure.dpi": DPI,
     "savefig.dpi": DPI,
     "svg.hashsalt": "sdsim",
+    "text.parse_math": False,
     "pdf.fonttype": 42,
 }
 

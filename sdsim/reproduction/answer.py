@@ -11,7 +11,7 @@ from sdsim.moesd import Parameters
 from sdsim.reproduction import h200
 from sdsim.reproduction.counts import compare_counts, read_counts
 from sdsim.reproduction.errata import errata
-from sdsim.reproduction.fitting import FEWEST, efficiency, fit_answer, fit_points, predicted
+from sdsim.reproduction.fitting import FEWEST, efficiency, fit_answer, fit_points, fit_subsets, predicted
 from sdsim.reproduction.measured import read_records
 from sdsim.reproduction.peaks import WITHIN, not_covered, table_rows
 from sdsim.reproduction.points import HOW_TO_GET, Point, read_points
@@ -42,7 +42,8 @@ def reproduce(points: Path | None, counts: Sequence[Path], measured: Sequence[Pa
         "tables": {
             "tolerance": WITHIN,
             "cells": len(cells),
-            "within": sum(row["within"] for row in cells),
+            "within": within(fitted.parameters),
+            "within_of_subsets": sorted(within(one.parameters) for one in fit_subsets(read or [])),
             "not_covered": len(not_covered()),
             "rows": cells,
         },
@@ -54,6 +55,11 @@ def reproduce(points: Path | None, counts: Sequence[Path], measured: Sequence[Pa
         "errata": errata(fit, experts),
         "lacking": lacking(read, found, steps),
     }
+
+
+def within(parameters: Parameters) -> int:
+    """Return how many cells of Tables 1 and 2 *parameters* reproduce."""
+    return sum(row["within"] for row in table_rows(parameters))
 
 
 def efficiency_rows(parameters: Parameters, steps: Sequence[Row]) -> list[Row]:

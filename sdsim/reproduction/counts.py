@@ -20,7 +20,7 @@ from sdsim.experts import Correlated
 from sdsim.policy import FloatArray
 from sdsim.reproduction.points import HIDDEN
 from sdsim.reproduction.table_file import Header, Row, placed, read_table
-from sdsim.units import COUNT, POSITIVE, parse_number, parse_whole, shown
+from sdsim.units import COUNT, POSITIVE, Span, parse_number, parse_whole, shown
 
 MEASURED = "unique_measured"
 WANTED = "a CSV file with the columns model, E, k, t, kind and unique_measured, a line a mean count of a MoE layer"
@@ -60,7 +60,8 @@ def _reader(columns: Header) -> Callable[[Row], Count | None] | None:
 def _count(row: Row) -> Count | None:
     if row[MEASURED].strip().lower() in HIDDEN:
         return None
-    experts, per_token, tokens = (placed(c, row, partial(parse_whole, span=COUNT)) for c in ("E", "k", "t"))
+    experts, tokens = (placed(column, row, partial(parse_whole, span=COUNT)) for column in ("E", "t"))
+    per_token = placed("k", row, partial(parse_whole, span=Span(1, experts)))
     rows, window, kind = _arrangement(row["kind"], tokens)
     # what follows in a name says over which layers the mean is
     model = row["model"].partition(" mean of layers")[0].strip()

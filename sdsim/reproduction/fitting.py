@@ -54,6 +54,13 @@ def fit_points(points: Sequence[Point]) -> Fit:
     return Fit(found, len(points), rmse)
 
 
+def fit_subsets(points: Sequence[Point]) -> list[Fit]:
+    """Return a fit to every 11th of *points*, as the paper does, from each of the first 11 on."""
+    stride = published().sweep.stride
+    parts = [points[first::stride] for first in range(stride)]
+    return [fit_points(part) for part in parts if len(part) >= FEWEST]
+
+
 def predicted(parameters: Parameters, points: Sequence[Point]) -> FloatArray:
     """Return the modelled speedup of each of *points* on the sweep's device."""
     device, model = published().devices[published().sweep.device], load_model(published().sweep.model)
