@@ -46,7 +46,7 @@ def _draw(axes: Axes, rows: Sequence[Row], figure: Callable[..., float | None]) 
 
 
 def _finish(axes: Axes, title: str, unit: str, rates: Sequence[float], log: bool = False) -> None:
-    from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
+    from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
     axes.set_title(title)
     axes.set_xlabel("requests/s")
@@ -56,6 +56,8 @@ def _finish(axes: Axes, title: str, unit: str, rates: Sequence[float], log: bool
     axes.xaxis.set_major_formatter("{x:g}")
     if log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(EngFormatter(unit))

@@ -47,7 +47,7 @@ def draw_points(axes: Axes, rows: Sequence[Row], x: str, y: str, look: dict[str,
 def hollow_note(rows: Sequence[Row]) -> str:
     """Return what a title says of hollow dots, where *rows* have any."""
     moved = any(row["paired"] is False for row in rows)
-    return " (hollow: decoding step moved to that batch by its price)" if moved else ""
+    return " (hollow: OFF moved by its price)" if moved else ""
 
 
 def over_batch(axes: Axes, rows: Sequence[Row]) -> None:
