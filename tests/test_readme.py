@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sdsim.policies import get_policy
 from sdsim.predict import main as predict
+from sdsim.reproduce import main as reproduce
 from sdsim.run import main as run
 from sdsim.testing import check_policy
 
@@ -42,6 +43,18 @@ def test_predict_commands_run(tmp_path, monkeypatch, capsys):
 def test_run_commands_name_files_and_keys_that_exist():
     for command in (c for c in COMMANDS if "sdsim.run" in c):
         assert (ROOT / command.split()[3]).exists(), command
+
+
+def test_the_reproduction_prints_the_readmes_figures(capsys):
+    """Those that need no file of the reader's: the cells, and the peaks of the prices and of the executor."""
+    command = next(c for c in COMMANDS if "sdsim.reproduce" in c)
+    words = [str(ROOT / word) if "/" in word else word for word in command.split()[3:]]
+    assert reproduce([*words[: words.index("--out")], "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert f"{found['tables']['within']} of the {found['tables']['cells']} peak speedups" in TEXT
+    peaks = {row["source"]: row for row in found["peaks"] if row["gamma"] == 4 and row["device"] == "h200"}
+    for source, how in (("our model", "priced, batch"), ("executor", "our executor,")):
+        assert f"{peaks[source]['speedup']:.2f} ({how} {peaks[source]['batch']})" in TEXT
 
 
 def test_links_lead_somewhere():

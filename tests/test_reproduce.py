@@ -22,6 +22,7 @@ from sdsim.reproduction.measured import measured_rows, read_records
 from sdsim.reproduction.peaks import Curves, table_rows
 from sdsim.reproduction.points import Point, read_points
 from sdsim.reproduction.published import published
+from sdsim.reproduction.sources import peak_rows
 
 RECORDS = Path(__file__).parent / "records"
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared/data"
@@ -148,6 +149,15 @@ def test_the_nearest_base_is_moved_by_its_price():
     assert not moved["paired"]
     assert moved["off_s"] == pytest.approx(same["off_s"] * (1 + moved["off_moved"]))
     assert 0.2 < moved["off_moved"] < 0.8  # 42 experts instead of 26
+
+
+def test_a_peak_is_of_paired_steps_where_there_are_any():
+    rows = [
+        {"source": "executor", "device": "h200", "gamma": 4, "batch": b, "speedup": x, "paired": paired}
+        for b, x, paired in ((8, 3.0, False), (16, 2.5, True), (32, 2.6, True))
+    ]
+    assert [row["batch"] for row in peak_rows(rows) if row["source"] == "executor"] == [32]
+    assert [row["batch"] for row in peak_rows(rows[:1]) if row["source"] == "executor"] == [8]
 
 
 def test_a_step_without_a_base_is_refused():

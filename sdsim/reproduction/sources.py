@@ -64,7 +64,8 @@ def _row(source: str, device: str, gamma: int, batch: int, speedup: float, paire
 def peak_rows(rows: Sequence[Row]) -> list[Row]:
     """Return the highest speedup of each source and gamma of `source_rows`, after what the paper prints.
 
-    `points` is how many batches it is the highest of; None for a printed peak, whose batch is not printed either.
+    Steps that are not paired count only where no other is. `points` is how many it is the highest of; None for a
+    printed peak, whose batch is not printed either.
     """
     printed = [c for c in published().cells if (c.model, c.dataset, c.temperature) == _printed_setting()]
     peaks = [
@@ -74,9 +75,12 @@ def peak_rows(rows: Sequence[Row]) -> list[Row]:
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["source"], row["device"], row["gamma"]), []).append(row)
-    return peaks + [
-        max(group, key=lambda row: float(row["speedup"])) | {"points": len(group)} for group in groups.values()
-    ]
+    return peaks + [_peak(group) for group in groups.values()]
+
+
+def _peak(rows: Sequence[Row]) -> Row:
+    trusted = [row for row in rows if row["paired"] is not False] or rows
+    return max(trusted, key=lambda row: float(row["speedup"])) | {"points": len(trusted)}
 
 
 def _printed_setting() -> tuple[str, str, float]:
