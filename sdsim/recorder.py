@@ -68,7 +68,7 @@ class Recorder:
         self._order = array("q")
         self._packed = bytearray(_KEPT * _STEP.size)
         self._at = 0
-        self._columns: list[FloatArray] = []
+        self._columns: list[list[FloatArray]] = [[] for _ in STEP_COLUMNS]
         self._gaps = array("d")
         self.finished = self._order.extend
         """Record requests that finished, or never will."""
@@ -110,7 +110,8 @@ class Recorder:
 
     def _take_apart(self) -> None:
         packed = np.frombuffer(self._packed, count=self._at // 8).reshape(-1, len(STEP_COLUMNS))
-        self._columns.append(np.ascontiguousarray(packed.T))
+        for column, part in zip(self._columns, packed.T, strict=True):
+            column.append(part.copy())
         self._at = 0
 
     def requests(self) -> dict[str, FloatArray]:
@@ -121,9 +122,13 @@ class Recorder:
         return {name: found[name] for name in REQUEST_COLUMNS}
 
     def steps(self) -> dict[str, FloatArray]:
-        """Return the steps' columns."""
+        """Return the steps' columns, once: a long run has no room for them twice."""
         self._take_apart()
-        return {name: np.concatenate([part[i] for part in self._columns]) for i, name in enumerate(STEP_COLUMNS)}
+        found = {}
+        for name, column in zip(STEP_COLUMNS, self._columns, strict=True):
+            found[name] = np.concatenate(column)
+            column.clear()
+        return found
 
     def irregular_gaps(self) -> FloatArray:
         """Return the gaps of rows that sat out a step: evicted, or left out by the token budget."""

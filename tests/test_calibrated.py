@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,8 +69,8 @@ def test_attention_grows_with_context(rows, queries, context, more):
 def test_measured_points_come_back():
     for row in [r for r in SHIPPED.of("gemm") if r["tokens"] == 64][:20]:
         matrix = Matrix(row["shape"]["inputs"], row["shape"]["outputs"])
-        price = KERNELS.dense(64, matrix, 2.0)
-        assert price.quality is Quality.MEASURED
+        price = KERNELS.dense(np.array(64), matrix, 2.0)
+        assert price.quality == Quality.MEASURED
         assert price.seconds >= 0.99e-6 * row["us_p50"]
 
 
@@ -79,7 +80,7 @@ def test_quality_says_what_a_price_rests_on():
     assert known.cost(8, 0, 500).quality["extrapolated"] == 0
     assert unknown.cost(8, 0, 500).quality["extrapolated"] > 0.5
     assert sum(known.cost(48, 3, 777).quality.values()) == pytest.approx(1)
-    assert KERNELS.dense(64, Matrix(4097, 999), 2.0).quality is Quality.EXTRAPOLATED
+    assert KERNELS.dense(np.array(64), Matrix(4097, 999), 2.0).quality == Quality.EXTRAPOLATED
 
 
 def test_a_run_adds_up_what_its_prices_rest_on():
@@ -111,10 +112,11 @@ def test_families_predict_the_shapes_they_were_fitted_without():
 
 def test_tables_by_hand():
     curve = Curve([(1, 1.0), (4, 3.0), (2, 0.9)])
-    assert curve.price(1) == (1.0, Quality.MEASURED)
-    assert curve.price(2).seconds == 1.0
-    assert curve.price(3) == (2.0, Quality.INTERPOLATED)
-    assert curve.price(8) == (6.0, Quality.EXTRAPOLATED)
+    seconds, quality = curve.prices(np.array([0, 1, 2, 3, 8]))
+    assert seconds.tolist() == [0.0, 1.0, 1.0, 2.0, 6.0]
+    assert quality.tolist() == [
+        Quality.MEASURED, Quality.MEASURED, Quality.MEASURED, Quality.INTERPOLATED, Quality.EXTRAPOLATED
+    ]  # fmt: skip
     rows = [{"tokens": t, "distinct": d, "us_p50": 1e6 * s} for t, d, s in ((1, 2, 1.0), (4, 2, 1.5), (4, 6, 5.5))]
     table = ExpertTable(rows, 8, 0.5)
     assert table.price(1, 2) == (1.0, Quality.MEASURED)

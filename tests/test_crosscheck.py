@@ -302,9 +302,9 @@ def test_a_model_left_out_is_priced_by_fits_that_never_saw_it(name):
         assert tuple(row["shape"][d] for d in DIMENSIONS[row["kernel"]]) in own[row["kernel"]]
     kernels = CalibratedKernels(kept, load_gpu("h200"))
     for matrix in attention(model):
-        assert kernels.dense(64, matrix, 2.0).quality is Quality.EXTRAPOLATED
-    assert kernels.norms(model, 64).quality is Quality.EXTRAPOLATED
-    assert kernels.sampling(64, model.vocabulary).quality is Quality.EXTRAPOLATED
+        assert kernels.dense(np.array(64), matrix, 2.0).quality == Quality.EXTRAPOLATED
+    assert kernels.norms(model, np.array(64)).quality == Quality.EXTRAPOLATED
+    assert kernels.sampling(np.array(64), model.vocabulary).quality == Quality.EXTRAPOLATED
     assert kernels.attention(model, 1.0).quality(8, 800) is Quality.EXTRAPOLATED
     if model.is_moe:
         assert kernels.experts(model, 64, model.experts, 1.0).quality is Quality.EXTRAPOLATED
@@ -314,7 +314,7 @@ def test_leaving_out_a_model_that_was_not_measured_changes_nothing():
     model, gpu = load_model("gpt-oss-120b"), load_gpu("h200")
     plain, left_out = make_kernels(gpu), make_kernels(gpu, unseen=model)
     for matrix in attention(model):
-        assert plain.dense(64, matrix, 2.0) == left_out.dense(64, matrix, 2.0)
+        assert plain.dense(np.array(64), matrix, 2.0) == left_out.dense(np.array(64), matrix, 2.0)
 
 
 def test_models_left_out_are_predicted_from_the_others(capsys):

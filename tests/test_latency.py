@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -181,7 +182,7 @@ def test_routed_padding_loads_experts():
 
 def test_shared_expert_stream():
     engine = EngineOverhead("x", shared_stream_tokens=256, shared_stream_gain=0.4)
-    hidden = [engine.shared_hidden(t) for t in (1, 2, 16, 128, 256, 257)]
+    hidden = engine.shared_hidden(np.array([1, 2, 16, 128, 256, 257])).tolist()
     assert hidden[2] == max(hidden) < 0.4
     assert hidden[4] < 0
     assert hidden[5] == 0

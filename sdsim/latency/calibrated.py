@@ -12,6 +12,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sdsim.gpus import Gpu
 from sdsim.latency import work
 from sdsim.latency.backend import load_backend, with_backend
@@ -19,11 +21,12 @@ from sdsim.latency.calibration import Calibration, load_calibration, load_shippe
 from sdsim.latency.composition import Attention, Kernels
 from sdsim.latency.family import Family, fit_family
 from sdsim.latency.leave_out import without
-from sdsim.latency.quality import FREE, Price, Quality
+from sdsim.latency.quality import FREE, Price, PriceList, Quality, listed
 from sdsim.latency.roofline import RooflineKernels
 from sdsim.latency.tables import Curve, ExpertTable, Line, Plane
 from sdsim.matrices import Matrix
 from sdsim.models import Model
+from sdsim.policy import IntArray
 
 LAUNCH_S = 0.25e-6
 """What a kernel costs in a chain of different kernels beyond its time in a chain of its own kind, s: the mean over the
@@ -55,7 +58,9 @@ class CalibratedKernels:
 
     def _floored(self, matrix: Matrix, points: list[tuple[int, float]]) -> list[tuple[int, float]]:
         """Return *points* raised to the roofline, which is convex: what lies between them is above it too."""
-        return [(t, max(s, self._roofline.dense(t, matrix, 2.0).seconds)) for t, s in points]
+        tokens, seconds = np.array([t for t, _ in points]), np.array([s for _, s in points])
+        floor = self._roofline.dense(tokens, matrix, 2.0).seconds
+        return list(zip(tokens.tolist(), np.maximum(seconds, floor).tolist(), strict=True))
 
     @cached_property
     def _experts(self) -> dict[tuple[int, ...], ExpertTable]:
@@ -74,18 +79,17 @@ class CalibratedKernels:
     def _bounded(self, price: Price, floor: Price) -> Price:
         return price if price.seconds >= floor.seconds else Price(floor.seconds, price.quality)
 
-    def _fitted(self, kernel: str, size: float, flops: float) -> Price:
-        return Price(self.family(kernel).seconds(size, flops), Quality.EXTRAPOLATED)
+    def _fitted(self, kernel: str, sizes: IntArray, needed: work.Works) -> PriceList:
+        return listed(sizes, self.family(kernel).all_seconds(needed), Quality.EXTRAPOLATED)
 
-    def dense(self, tokens: int, matrix: Matrix, weight_bytes: float) -> Price:
+    def dense(self, tokens: IntArray, matrix: Matrix, weight_bytes: float) -> PriceList:
         """See `Kernels.dense`."""
-        if not tokens:
-            return FREE
         curve = self._gemms.get((matrix.inputs, matrix.outputs)) if weight_bytes == 2.0 else None
         if curve is not None:
-            return curve.price(tokens)
-        floor = self._roofline.dense(tokens, matrix, weight_bytes)
-        return self._bounded(self._fitted("gemm", *work.product(tokens, matrix, weight_bytes)), floor)
+            return curve.prices(tokens)
+        floor = self._roofline.dense(tokens, matrix, weight_bytes).seconds
+        fitted = self._fitted("gemm", tokens, work.product(tokens, matrix, weight_bytes))
+        return fitted._replace(seconds=np.maximum(fitted.seconds, floor))
 
     def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
         """See `Kernels.experts`."""
@@ -97,12 +101,11 @@ class CalibratedKernels:
         if table is not None:
             return self._bounded(table.price(tokens, distinct), floor)
         size, flops = work.experts(model, tokens, distinct)
-        return self._bounded(self._fitted("moe", size * share, flops * share), floor)
+        fitted = Price(self.family("moe").seconds(size * share, flops * share), Quality.EXTRAPOLATED)
+        return self._bounded(fitted, floor)
 
-    def norms(self, model: Model, tokens: int) -> Price:
+    def norms(self, model: Model, tokens: IntArray) -> PriceList:
         """See `Kernels.norms`: two norms, the rotary embedding, and the dense feed-forward's activation."""
-        if not tokens:
-            return FREE
         width = model.shared_intermediate or (model.intermediate if model.dense_layers else 0)
         parts = [
             (2.0, "norm", self._norms.get((model.hidden,)), work.norm(tokens, model.hidden)),
@@ -110,23 +113,22 @@ class CalibratedKernels:
         ]
         if width:
             parts.append((1.0, "silu_mul", self._silus.get((width,)), work.silu(tokens, width)))
-        seconds, worst = 0.0, Quality.MEASURED
+        seconds, worst = np.zeros(tokens.shape), np.zeros(tokens.shape, dtype=np.int64)
         for times, kernel, curve, needed in parts:
-            price = curve.price(tokens) if curve is not None else self._fitted(kernel, *needed)
-            seconds += times * price.seconds
-            worst = max(worst, price.quality)
-        return Price(seconds, worst)
+            found = curve.prices(tokens) if curve is not None else self._fitted(kernel, tokens, needed)
+            seconds = seconds + times * found.seconds
+            worst = np.maximum(worst, found.quality)
+        return PriceList(seconds, worst)
 
-    def sampling(self, rows: int, vocabulary: int) -> Price:
+    def sampling(self, rows: IntArray, vocabulary: int) -> PriceList:
         """See `Kernels.sampling`."""
-        if not rows:
-            return FREE
         curve = self._samplings.get((vocabulary,))
-        if curve is not None:
-            found = curve.price(rows)
-            smaller = found.quality is Quality.EXTRAPOLATED and rows == 1
-            return Price(found.seconds, Quality.INTERPOLATED) if smaller else found
-        return self._fitted("rejection", *work.sampling(rows, vocabulary))
+        if curve is None:
+            return self._fitted("rejection", rows, work.sampling(rows, vocabulary))
+        found = curve.prices(rows)
+        # two rows were the fewest timed, and a row takes no longer
+        smaller = (rows == 1) & (found.quality == Quality.EXTRAPOLATED)
+        return found._replace(quality=np.where(smaller, Quality.INTERPOLATED, found.quality))
 
     def attention(self, model: Model, share: float) -> Attention:
         """See `Kernels.attention`; all models of latency share it, for it remembers."""

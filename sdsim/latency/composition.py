@@ -9,6 +9,7 @@ which also yields the first draft token; then K - 1 passes of one token a row: T
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sdsim.drafts import Draft
@@ -16,10 +17,12 @@ from sdsim.experts import NoExperts, make_routing
 from sdsim.latency import COMPONENTS, StepCost
 from sdsim.latency.engine_overhead import EngineOverhead, Phases, padded
 from sdsim.latency.forward import Forward
-from sdsim.latency.quality import Bill, Price, Quality, shares
+from sdsim.latency.quality import Bill, Price, PriceList, Quality, shares
+from sdsim.latency.tabled import Tabled
 from sdsim.matrices import Matrix
 from sdsim.models import Model
 from sdsim.parallel import Layout
+from sdsim.policy import IntArray
 from sdsim.step import StepShape
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ class Kernels(Protocol):
     launch: Price
     """What each kernel in a captured graph costs beyond its own time."""
 
-    def dense(self, tokens: int, matrix: Matrix, weight_bytes: float) -> Price:
+    def dense(self, tokens: IntArray, matrix: Matrix, weight_bytes: float) -> PriceList:
         """Price a product of *tokens* rows with a matrix whose weights take *weight_bytes* each."""
         ...
 
@@ -66,11 +69,11 @@ class Kernels(Protocol):
         """Return the price of attention in *model*, *share* of its heads being on this GPU."""
         ...
 
-    def norms(self, model: Model, tokens: int) -> Price:
+    def norms(self, model: Model, tokens: IntArray) -> PriceList:
         """Price one layer's norms, rotary embedding, residuals and activations."""
         ...
 
-    def sampling(self, rows: int, vocabulary: int) -> Price:
+    def sampling(self, rows: IntArray, vocabulary: int) -> PriceList:
         """Price softmax, rejection and sampling over *rows* rows of logits."""
         ...
 
@@ -107,10 +110,13 @@ class ComposedLatency:
         self._draft_kind = draft.kind if draft is not None else None
         drafter = draft.model if draft is not None else None
         self._draft_routing = make_routing(drafter.experts, drafter.experts_per_token) if drafter else NoExperts()
-        self._target_attention = kernels.attention(target, 1 / layout.tensor)
-        self._drafter_attention = kernels.attention(drafter, 1.0) if drafter else None
+        self._target_attention = _Layers(target, kernels.attention(target, 1 / layout.tensor))
+        self._drafter_attention = _Layers(drafter, kernels.attention(drafter, 1.0)) if drafter else None
         self._target_pass = Forward(target, kernels, engine, layout, collectives)
-        self._drafter_pass = Forward(drafter, kernels, engine) if drafter else None
+        self._drafter_pass = _drafter_pass(draft, kernels, engine)
+        self._sampled = Tabled([("sampling", 1, partial(kernels.sampling, vocabulary=target.vocabulary))])
+        vocabulary = drafter.vocabulary if drafter else 0
+        self._drawn = Tabled([("draft", 1, partial(kernels.sampling, vocabulary=vocabulary))])
         self._draft_passes: dict[tuple[int, int], Bill] = {}
         self._ideal = engine.ideal
         self._fixed: dict[tuple[object, ...], tuple[Phases, list[float]]] = {}
@@ -138,7 +144,8 @@ class ComposedLatency:
         if fixed is None:
             if len(self._fixed) >= REMEMBERED:
                 self._fixed.clear()
-            bill, work = self._without_attention(shape)
+            bill = Bill()
+            work = self._without_attention(bill, shape)
             fixed = self._fixed[key] = (work, bill.by_quality)
         target, drafter = self._attention(shape)
         spent, known = self.spent, fixed[1]
@@ -154,7 +161,8 @@ class ComposedLatency:
     def cost(self, shape: StepShape, /) -> StepCost:
         """See `LatencyModel.cost`."""
         shape = self._on_a_group(shape)
-        bill, work = self._without_attention(shape)
+        bill = Bill(split=True)
+        work = self._without_attention(bill, shape)
         target, drafter = self._attention(shape)
         rows, context = shape.rows + shape.prefill_rows, shape.context_tokens + shape.prefill_context
         bill.charge("attention", Price(target, self._target_attention.quality(rows, context)))
@@ -162,7 +170,7 @@ class ComposedLatency:
             bill.charge("draft", Price(drafter, self._drafter_attention.quality(rows, context)))
         work = _with_attention(work, target, drafter)
         host = self.engine.host_s(work.rows) + work.launch_target_s + work.launch_draft_s
-        components = dict.fromkeys(COMPONENTS, 0.0) | bill.components | {"host": host}
+        components = dict.fromkeys(COMPONENTS, 0.0) | (bill.components or {}) | {"host": host}
         return StepCost(components, self.engine.seconds(work, self._draft_kind), shares(bill.by_quality))
 
     @property
@@ -175,20 +183,20 @@ class ComposedLatency:
         """Shares of the time priced so far that rest on measured, interpolated and extrapolated data."""
         return shares(self.spent)
 
-    def _without_attention(self, shape: StepShape) -> tuple[Bill, Phases]:
-        """Return the GPU's bill but for attention, and the work that it and the launches come to."""
+    def _without_attention(self, bill: Bill, shape: StepShape) -> Phases:
+        """Charge what the GPU does but for attention; return the work that it and the launches come to."""
         tokens = shape.verify_tokens + shape.prefill_tokens
         logits = shape.verify_tokens + shape.first_tokens
         sizes = self._captured(shape.draft_length)
         run = padded(tokens, sizes)
         distinct = self._distinct(shape.distinct_experts, (run - tokens) * self.layout.data)
-        bill = self._target_pass.bill(run, logits, distinct)
+        self._target_pass.charge(bill, run, logits, distinct)
         target = bill.seconds
-        bill.charge("sampling", self._sampling(logits, drafted=shape.verify_tokens > shape.rows))
+        self._sample(bill, logits, drafted=shape.verify_tokens > shape.rows)
         sampling = bill.seconds - target
         self._draft(bill, shape)
         eager = bool(sizes) and tokens > sizes[-1]
-        work = Phases(
+        return Phases(
             target,
             sampling,
             bill.seconds - target - sampling,
@@ -196,7 +204,6 @@ class ComposedLatency:
             self._launch_draft(shape),
             shape.rows + shape.prefill_rows,
         )
-        return bill, work
 
     def _on_a_group(self, shape: StepShape) -> StepShape:
         """Return what the busiest data-parallel group has of *shape*; its distinct experts stay everyone's."""
@@ -220,12 +227,14 @@ class ComposedLatency:
         missed = (1 - self.target.experts_per_token / experts) ** padding
         return experts - (experts - distinct) * missed
 
-    def _sampling(self, logits: int, drafted: bool) -> Price:
-        engine, vocabulary = self.engine, self.target.vocabulary
+    def _sample(self, bill: Bill, logits: int, drafted: bool) -> None:
+        engine = self.engine
         if not engine.logit_s:
-            return self.kernels.sampling(logits, vocabulary)
+            self._sampled.charge(bill, logits)
+            return
         fixed = engine.rejection_s if drafted else engine.sampling_s
-        return Price(fixed + logits * vocabulary * engine.logit_s, Quality.INTERPOLATED)
+        seconds = fixed + logits * self.target.vocabulary * engine.logit_s
+        bill.charge("sampling", Price(seconds, Quality.INTERPOLATED))
 
     def _launch_draft(self, shape: StepShape) -> float:
         if self.draft is None or self.draft.model is None or shape.drafter == "dropped":
@@ -251,64 +260,69 @@ class ComposedLatency:
         return known
 
     def _priced_draft_pass(self, tokens: int, logits: int) -> Bill:
-        if not tokens or self.draft is None or self.draft.model is None or self._drafter_pass is None:
-            return Bill()
-        model, kernels = self.draft.model, self.kernels
+        once = Bill()
+        if not tokens or self._drafter_pass is None:
+            return once
         distinct = self._draft_routing.distinct_uniform_rows(tokens, tokens)
-        once = self._drafter_pass.bill(tokens, logits, distinct)
+        self._drafter_pass.charge(once, tokens, logits, distinct)
         gap = Price(self.engine.draft_gap_s, Quality.INTERPOLATED)
         once.charge("launch_gaps", gap, self._drafter_pass.launched)
-        once.charge("draft", kernels.sampling(logits, model.vocabulary))
-        joined = self.draft.extra_projection_parameters // model.hidden
-        if joined:
-            once.charge("draft", kernels.dense(tokens, Matrix(model.hidden, joined), model.weight_bytes))
+        self._drawn.charge(once, logits)
         return once
 
     def _attention(self, shape: StepShape) -> tuple[float, float]:
         """Return the attention seconds of all layers of the target and of the drafter."""
-        target = _layers(self.target, self._target_attention, shape)
-        attention = self._drafter_attention
-        if attention is None or shape.drafter == "dropped" or self.draft is None or self.draft.model is None:
-            return target, 0.0
-        return target, _drafting(self.draft.model, attention, shape)
+        target, drafter = self._target_attention.seconds(shape), self._drafter_attention
+        return target, 0.0 if drafter is None or shape.drafter == "dropped" else drafter.drafting(shape)
+
+
+def _drafter_pass(draft: Draft | None, kernels: Kernels, engine: EngineOverhead) -> Forward | None:
+    if draft is None or draft.model is None:
+        return None
+    joined = draft.extra_projection_parameters // draft.model.hidden
+    return Forward(draft.model, kernels, engine, joined=Matrix(draft.model.hidden, joined) if joined else None)
 
 
 def _with_attention(work: Phases, target: float, drafter: float) -> Phases:
     return work._replace(target_s=work.target_s + target, draft_s=work.draft_s + drafter)
 
 
-def _layers(model: Model, attention: Attention, shape: StepShape) -> float:
-    """Return all layers' attention over the verified and the prefilled positions: two kernels, as engines launch them.
+class _Layers:
+    """The attention of all layers over the verified and the prefilled positions: two kernels, as engines launch them.
 
     A sliding layer sees at most its window of each row.
     """
-    seconds, sliding = 0.0, model.sliding_layers
-    full, window = model.layers - sliding, model.sliding_window
-    if shape.rows:
+
+    def __init__(self, model: Model, attention: Attention) -> None:
+        self.count, self.sliding, self._window = model.layers, model.sliding_layers, model.sliding_window
+        self.verify, self.prefill, self.quality = attention.verify, attention.prefill, attention.quality
+
+    def seconds(self, shape: StepShape) -> float:
+        """Return the time of a step's positions."""
+        seconds = 0.0
         rows, queries, context, pairs = shape[0], shape[1], shape[2], shape[3]
-        seconds = full * attention.verify(rows, queries, context, pairs)
-        if sliding:
-            seconds += sliding * attention.verify(
-                rows, queries, min(context, rows * window), min(pairs, queries * window)
-            )
-    if shape.prefill_tokens:
+        if rows:
+            seconds = (self.count - self.sliding) * self.verify(rows, queries, context, pairs)
+            if self.sliding:
+                seconds += self.sliding * self.verify(rows, queries, *self._seen(rows, queries, context, pairs))
         queries, rows, context, pairs = shape[4], shape[5], shape[6], shape[7]
-        seconds += full * attention.prefill(rows, queries, context, pairs)
-        if sliding:
-            seconds += sliding * attention.prefill(
-                rows, queries, min(context, rows * window), min(pairs, queries * window)
-            )
-    return seconds
+        if queries:
+            seconds += (self.count - self.sliding) * self.prefill(rows, queries, context, pairs)
+            if self.sliding:
+                seconds += self.sliding * self.prefill(rows, queries, *self._seen(rows, queries, context, pairs))
+        return seconds
 
+    def _seen(self, rows: int, queries: int, context: int, pairs: int) -> tuple[int, int]:
+        return min(context, rows * self._window), min(pairs, queries * self._window)
 
-def _drafting(model: Model, attention: Attention, shape: StepShape) -> float:
-    """Return the drafter's attention: the keep-up pass, the short passes, and what a fresh drafter catches up."""
-    seconds, rows = _layers(model, attention, shape), shape.draft_rows
-    if shape.draft_length > 1 and rows:
-        stored = shape.context_tokens + shape.prefill_context + shape.prefill_tokens
-        seconds += (shape.draft_length - 1) * model.layers * attention.verify(rows, rows, stored, stored)
-    if shape.catch_up_tokens:
-        running = max(shape.rows, 1)
-        pairs = shape.catch_up_tokens**2 // (2 * running)
-        seconds += model.layers * attention.prefill(running, shape.catch_up_tokens, 0, pairs)
-    return seconds
+    def drafting(self, shape: StepShape) -> float:
+        """Return a drafter's time: the keep-up pass, the short passes, and what a fresh drafter catches up."""
+        seconds, rows = self.seconds(shape), shape.draft_rows
+        if shape.draft_length > 1 and rows:
+            stored = shape.context_tokens + shape.prefill_context + shape.prefill_tokens
+            seconds += (shape.draft_length - 1) * self.count * self.verify(rows, rows, stored, stored)
+        if shape.catch_up_tokens:
+            running = max(shape.rows, 1)
+            pairs = shape.catch_up_tokens**2 // (2 * running)
+            seconds += self.count * self.prefill(running, shape.catch_up_tokens, 0, pairs)
+        return seconds

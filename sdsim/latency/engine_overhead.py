@@ -19,9 +19,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sdsim.drafts import KINDS
 from sdsim.errors import CalibrationError, unknown
 from sdsim.models import Model
+from sdsim.policy import FloatArray, IntArray
 
 SCHEMA = 2
 
@@ -84,14 +87,14 @@ class EngineOverhead:
     logit_s: float = 0.0
     """Time per logit of both; 0: one fused pass, priced by the kernels."""
 
-    def shared_hidden(self, tokens: int) -> float:
+    def shared_hidden(self, tokens: IntArray) -> FloatArray:
         """Return the share of a shared expert's time that its own stream hides.
 
         It falls to 0 at half of `shared_stream_tokens`; above, the two streams collide, and it is negative.
         """
-        if not 0 < tokens <= self.shared_stream_tokens:
-            return 0.0
-        return self.shared_stream_gain * (1 - 1 / tokens - 2 * tokens / self.shared_stream_tokens)
+        beside = (tokens > 0) & (tokens <= self.shared_stream_tokens)
+        share = 1 - 1 / np.maximum(tokens, 1) - 2 * tokens / max(self.shared_stream_tokens, 1)
+        return np.where(beside, self.shared_stream_gain * share, 0.0)
 
     def capture_sizes(self, max_num_seqs: int, longest: int) -> tuple[int, ...]:
         """Return the captured token counts of an engine of *max_num_seqs* rows and at most *longest* drafts.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
+from sdsim.latency.work import Works
 from sdsim.policy import FloatArray
 
 
@@ -27,6 +28,11 @@ class Family:
     def seconds(self, size: float, flops: float) -> float:
         """Return the time of a kernel that moves *size* bytes and computes *flops*."""
         return self.fixed_s + max(size / self.bytes_per_s, flops / self.flops_per_s)
+
+    def all_seconds(self, needed: Works) -> FloatArray:
+        """Return the times of a kernel at many sizes."""
+        found: FloatArray = self.fixed_s + np.maximum(needed.size / self.bytes_per_s, needed.flops / self.flops_per_s)
+        return found
 
 
 def fit_family(rows: Sequence[dict[str, Any]], bytes_per_s: float, flops_per_s: float) -> Family:

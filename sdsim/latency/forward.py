@@ -1,20 +1,21 @@
-"""A model's pass over the tokens of a step, without attention. What the token count alone decides is priced once for
-each count: few different ones occur in a run, in many combinations with everything else.
-"""
+"""A model's pass over the tokens of a step, without attention."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sdsim import matrices
 from sdsim.experts import busiest_rank, other_ranks_reached
 from sdsim.latency.engine_overhead import EngineOverhead
-from sdsim.latency.quality import Bill, Price
+from sdsim.latency.quality import Bill, Price, PriceList
+from sdsim.latency.tabled import Item, Tabled
 from sdsim.latency.work import WIDTH
 from sdsim.matrices import Matrix
 from sdsim.models import Model
 from sdsim.parallel import Layout
+from sdsim.policy import IntArray
 
 if TYPE_CHECKING:
     from sdsim.latency.collectives import Collectives
@@ -27,7 +28,10 @@ SINGLE = Layout()
 
 
 class Forward:
-    """Bills the passes of *model* on GPUs of a *layout*, counted on the busiest of them."""
+    """Bills the passes of *model* on GPUs of a *layout*, counted on the busiest of them.
+
+    *joined* is one more product, run once a pass.
+    """
 
     def __init__(
         self,
@@ -36,28 +40,35 @@ class Forward:
         engine: EngineOverhead,
         layout: Layout = SINGLE,
         collectives: Collectives | None = None,
+        joined: Matrix | None = None,
     ) -> None:
-        self._model, self._kernels, self._engine, self._layout = model, kernels, engine, layout
+        self._model, self._kernels, self._layout = model, kernels, layout
         self._collectives = collectives
-        self._products, self.launched = _plan(model, layout.tensor)
+        products, self.launched = _plan(model, layout.tensor)
         """`launched`: the kernels of a pass."""
-        self._head = matrices.head(model).on_one_of(layout.tensor)
-        self._layers: dict[int, Bill] = {}
-        self._heads: dict[int, Price] = {}
+        items: list[Item] = []
+        for component, times, matrix, width in products:
+            prices = partial(kernels.dense, matrix=matrix, weight_bytes=width)
+            items.append((component, times, _shown(prices, engine) if component == "shared_expert" else prices))
+        items.append(("norms", model.layers, partial(kernels.norms, model)))
+        if joined is not None:
+            items.append(("joined", 1, partial(kernels.dense, matrix=joined, weight_bytes=model.weight_bytes)))
+        last = matrices.head(model).on_one_of(layout.tensor)
+        head = partial(kernels.dense, matrix=last, weight_bytes=model.head_bytes)
+        self._layers, self._head = Tabled(items), Tabled([("lm_head", 1, head)])
 
-    def bill(self, tokens: int, logits: int, distinct: float) -> Bill:
+    def charge(self, bill: Bill, tokens: int, logits: int, distinct: float) -> None:
         """Bill *tokens* of each data-parallel group through all layers, and *logits* rows through the head.
 
         *distinct* are the experts that all groups together load.
         """
-        bill = self._through_layers(tokens).copy()
+        self._layers.charge(bill, tokens)
         if self._model.is_moe:
             bill.charge("experts", self._experts(tokens, distinct), self._model.moe_layers)
-        bill.charge("lm_head", self._through_head(logits))
+        self._head.charge(bill, logits)
         if self._collectives is not None:
             self._exchange(bill, self._collectives, tokens, logits)
         bill.charge("launch_gaps", self._kernels.launch, self.launched)
-        return bill
 
     def _experts(self, tokens: int, distinct: float) -> Price:
         """Price a layer's routed experts."""
@@ -86,27 +97,18 @@ class Forward:
             sent = -(-tokens // ranks) * reached * width
             bill.charge("collectives", collectives.all_to_all(sent, layout.gpus), 2 * model.moe_layers)
 
-    def _through_layers(self, tokens: int) -> Bill:
-        """Return the bill of the dense products and norms."""
-        known = self._layers.get(tokens)
-        if known is None:
-            known = self._layers[tokens] = Bill()
-            shown = 1 - self._engine.shared_hidden(tokens)
-            for component, times, matrix, width in self._products:
-                share = shown if component == "shared_expert" else 1.0
-                known.charge(component, self._kernels.dense(tokens, matrix, width), times * share)
-            known.charge("norms", self._kernels.norms(self._model, tokens), self._model.layers)
-        return known
 
-    def _through_head(self, logits: int) -> Price:
-        known = self._heads.get(logits)
-        if known is None:
-            known = self._heads[logits] = self._kernels.dense(logits, self._head, self._model.head_bytes)
-        return known
+def _shown(prices: Callable[[IntArray], PriceList], engine: EngineOverhead) -> Callable[[IntArray], PriceList]:
+    """Return the part of a shared expert's *prices* that its own stream does not hide."""
+
+    def part(tokens: IntArray) -> PriceList:
+        found = prices(tokens)
+        return found._replace(seconds=(1 - engine.shared_hidden(tokens)) * found.seconds)
+
+    return part
 
 
-@lru_cache
-def _plan(model: Model, ranks: int) -> tuple[tuple[tuple[str, int, Matrix, float], ...], int]:
+def _plan(model: Model, ranks: int) -> tuple[list[tuple[str, int, Matrix, float]], int]:
     """Return the dense products of all layers, (component, times, matrix, bytes a weight), and the kernels launched."""
     products: list[tuple[str, int, Matrix, float]] = []
     counts = {"attention_projections": model.layers, "attention": model.layers, "norms": model.layers}
@@ -123,4 +125,4 @@ def _plan(model: Model, ranks: int) -> tuple[tuple[tuple[str, int, Matrix, float
             add("shared_expert", model.moe_layers, *matrices.shared_expert(model))
     if model.dense_layers:
         add("dense_ffn", model.dense_layers, *matrices.feed_forward(model.hidden, model.intermediate))
-    return tuple(products), 1 + sum(LAUNCHES[name] * n for name, n in counts.items())
+    return products, 1 + sum(LAUNCHES[name] * n for name, n in counts.items())

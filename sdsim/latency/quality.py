@@ -5,6 +5,10 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+import numpy as np
+
+from sdsim.policy import FloatArray, IntArray
+
 
 class Quality(IntEnum):
     """Where a price comes from, best first."""
@@ -27,38 +31,46 @@ class Price(NamedTuple):
 FREE = Price(0.0, Quality.MEASURED)
 
 
-class Bill:
-    """Seconds by component and by quality."""
+class PriceList(NamedTuple):
+    """Prices of many sizes at once: arrays of one shape."""
 
-    def __init__(self) -> None:
-        self.components: dict[str, float] = {}
+    seconds: FloatArray
+    quality: IntArray
+
+
+def listed(sizes: IntArray, seconds: FloatArray, quality: IntArray | Quality) -> PriceList:
+    """Return the price list of *sizes*, of which 0 is free."""
+    some = sizes > 0
+    return PriceList(np.where(some, seconds, 0.0), np.where(some, quality, Quality.MEASURED))
+
+
+class Bill:
+    """Seconds by quality and, if *split*, by component too: a run needs the sums alone, and many of them."""
+
+    __slots__ = ("by_quality", "components")
+
+    def __init__(self, split: bool = False) -> None:
         self.by_quality = [0.0, 0.0, 0.0]
+        self.components: dict[str, float] | None = {} if split else None
 
     def charge(self, component: str, price: Price, times: float = 1.0) -> None:
         """Add *times* times *price* to *component*."""
         seconds = times * price.seconds
-        self.components[component] = self.components.get(component, 0.0) + seconds
         self.by_quality[price.quality] += seconds
+        if self.components is not None:
+            self.components[component] = self.components.get(component, 0.0) + seconds
 
     def charge_all(self, component: str, other: Bill, times: float = 1.0) -> None:
         """Add *times* all of *other* to *component*."""
-        total = self.components.get(component, 0.0)
         for quality, spent in enumerate(other.by_quality):
-            seconds = times * spent
-            total += seconds
-            self.by_quality[quality] += seconds
-        self.components[component] = total
-
-    def copy(self) -> Bill:
-        """Return a bill that says the same, to go on from."""
-        other = Bill()
-        other.components, other.by_quality = self.components.copy(), self.by_quality.copy()
-        return other
+            self.by_quality[quality] += times * spent
+        if self.components is not None:
+            self.components[component] = self.components.get(component, 0.0) + times * other.seconds
 
     @property
     def seconds(self) -> float:
         """All of it."""
-        return sum(self.components.values())
+        return sum(self.by_quality)
 
 
 def shares(by_quality: list[float]) -> dict[str, float]:

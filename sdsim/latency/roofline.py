@@ -7,11 +7,14 @@ plain kernels reach (`gpus.yaml`). A lower bound in spirit: measured kernels are
 
 from __future__ import annotations
 
+import numpy as np
+
 from sdsim.gpus import Gpu
 from sdsim.latency import work
-from sdsim.latency.quality import FREE, Price, Quality
+from sdsim.latency.quality import FREE, Price, PriceList, Quality, listed
 from sdsim.matrices import Matrix
 from sdsim.models import Model
+from sdsim.policy import IntArray
 
 
 class RooflineKernels:
@@ -26,13 +29,19 @@ class RooflineKernels:
 
     def price(self, size: float, flops: float, weight_bytes: float = 2.0) -> Price:
         """Return the longer of *size* bytes and *flops*, with weights of *weight_bytes* each."""
-        # 4-bit weights are widened to bf16 before the matrix units see them
-        rate = self._fp8_flops_per_s if 0.9 < weight_bytes < 1.5 else self.flops_per_s
-        return Price(max(size / self.bytes_per_s, flops / rate), Quality.EXTRAPOLATED)
+        return Price(max(size / self.bytes_per_s, flops / self._flops_rate(weight_bytes)), Quality.EXTRAPOLATED)
 
-    def dense(self, tokens: int, matrix: Matrix, weight_bytes: float) -> Price:
+    def _flops_rate(self, weight_bytes: float) -> float:
+        # 4-bit weights are widened to bf16 before the matrix units see them
+        return self._fp8_flops_per_s if 0.9 < weight_bytes < 1.5 else self.flops_per_s
+
+    def _prices(self, sizes: IntArray, needed: work.Works, weight_bytes: float = 2.0) -> PriceList:
+        seconds = np.maximum(needed.size / self.bytes_per_s, needed.flops / self._flops_rate(weight_bytes))
+        return listed(sizes, seconds, Quality.EXTRAPOLATED)
+
+    def dense(self, tokens: IntArray, matrix: Matrix, weight_bytes: float) -> PriceList:
         """Weights, inputs and outputs pass once."""
-        return self.price(*work.product(tokens, matrix, weight_bytes), weight_bytes) if tokens else FREE
+        return self._prices(tokens, work.product(tokens, matrix, weight_bytes), weight_bytes)
 
     def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
         """Each distinct expert's weights are read once; every token computes in `experts_per_token` of them."""
@@ -59,15 +68,16 @@ class RooflineKernels:
         rates = self.bytes_per_s, self.flops_per_s
         return RooflineAttention(per_token / rates[0], per_query / rates[0], per_pair / rates[1])
 
-    def norms(self, model: Model, tokens: int) -> Price:
+    def norms(self, model: Model, tokens: IntArray) -> PriceList:
         """Two norms, the rotary embedding, and the activation of a dense feed-forward or a shared expert."""
         width = model.shared_intermediate or (model.intermediate if model.dense_layers else 0)
         size = 2 * work.norm(tokens, model.hidden).size + work.silu(tokens, width).size
-        return self.price(size + work.rope(tokens, model.heads, model.kv_heads, model.head_dim).size, 0.0)
+        size = size + work.rope(tokens, model.heads, model.kv_heads, model.head_dim).size
+        return self._prices(tokens, work.Works(size, 0.0 * tokens))
 
-    def sampling(self, rows: int, vocabulary: int) -> Price:
+    def sampling(self, rows: IntArray, vocabulary: int) -> PriceList:
         """The passes over the logits."""
-        return self.price(*work.sampling(rows, vocabulary))
+        return self._prices(rows, work.sampling(rows, vocabulary))
 
 
 class RooflineAttention:

@@ -1,6 +1,7 @@
 """Measured times as monotone tables: interpolation between the points, the family's slope beyond them.
 
-Plain floats and bisection: a table is asked for one point at a time, where arrays only cost.
+Curves are asked for all sizes at once, and answer with arrays. The others are asked for one point at a time, where
+arrays only cost: plain floats and bisection.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from sdsim.latency.quality import Price, Quality
+from sdsim.latency.quality import Price, PriceList, Quality, listed
+from sdsim.policy import IntArray
+
+REMEMBERED = 4096
+"""Sizes whose times across a plane are kept."""
 
 
 class Curve:
@@ -22,22 +27,23 @@ class Curve:
         best: dict[int, float] = {}
         for tokens, seconds in points:
             best[tokens] = min(seconds, best.get(tokens, math.inf))
-        self._tokens = sorted(best)
+        self._tokens = np.array(sorted(best), dtype=np.int64)
         # a larger product never waits for a smaller one's luckier configuration
-        self._seconds = [float(s) for s in np.maximum.accumulate([best[t] for t in self._tokens])]
+        self._seconds = np.maximum.accumulate([best[t] for t in self._tokens.tolist()])
 
     def price(self, tokens: int) -> Price:
-        """Return the time at *tokens*: linear between points; beyond the last, at the last point's rate."""
+        """Return the time at *tokens*."""
+        found = self.prices(np.array(tokens))
+        return Price(float(found.seconds), Quality(int(found.quality)))
+
+    def prices(self, tokens: IntArray) -> PriceList:
+        """Return the times at *tokens*: linear between points; beyond the last, at the last point's rate."""
         xs, ys = self._tokens, self._seconds
-        i = bisect.bisect_left(xs, tokens)
-        if i == len(xs):
-            return Price(ys[-1] * tokens / xs[-1], Quality.EXTRAPOLATED)
-        if xs[i] == tokens:
-            return Price(ys[i], Quality.MEASURED)
-        if i == 0:
-            return Price(ys[0], Quality.EXTRAPOLATED)
-        part = (tokens - xs[i - 1]) / (xs[i] - xs[i - 1])
-        return Price(ys[i - 1] + part * (ys[i] - ys[i - 1]), Quality.INTERPOLATED)
+        seconds = np.where(tokens > xs[-1], ys[-1] * tokens / xs[-1], np.interp(tokens, xs, ys))
+        inside = (tokens >= xs[0]) & (tokens <= xs[-1])
+        quality = np.where(inside, Quality.INTERPOLATED, Quality.EXTRAPOLATED)
+        known = xs[np.minimum(np.searchsorted(xs, tokens), len(xs) - 1)] == tokens
+        return listed(tokens, seconds, np.where(known, Quality.MEASURED, quality))
 
 
 class ExpertTable:
@@ -123,6 +129,7 @@ class Plane:
         self.ys = sorted({y for _, y in points})
         table = [[self._filled(points, x, y) for y in self.ys] for x in self.xs]
         self._table = np.maximum.accumulate(np.maximum.accumulate(np.array(table), axis=0), axis=1).tolist()
+        self._across: dict[float, list[float]] = {}
 
     def _filled(self, points: dict[tuple[int, int], float], x: int, y: int) -> float:
         if (x, y) in points:
@@ -141,6 +148,14 @@ class Plane:
 
     def across(self, x: float) -> list[float]:
         """Return the times at every measured y for *x*: the smallest's below it, beyond the last in proportion."""
+        known = self._across.get(x)
+        if known is None:
+            if len(self._across) >= REMEMBERED:
+                self._across.clear()
+            known = self._across[x] = self._interpolated(x)
+        return known
+
+    def _interpolated(self, x: float) -> list[float]:
         xs, table = self.xs, self._table
         if x <= xs[0]:
             return list(table[0])

@@ -8,10 +8,14 @@ Activations, keys and values have 16 bits.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from sdsim.matrices import Matrix
 from sdsim.models import Model
+from sdsim.policy import IntArray
 
 WIDTH = 2.0
 """Bytes of an activation."""
@@ -24,10 +28,20 @@ class Work(NamedTuple):
     flops: float
 
 
-def product(tokens: int, matrix: Matrix, weight_bytes: float) -> Work:
+Sizes = npt.NDArray[np.floating[Any]]
+
+
+class Works(NamedTuple):
+    """Bytes and flops of a kernel at many sizes: arrays of one shape."""
+
+    size: Sizes
+    flops: Sizes
+
+
+def product(tokens: IntArray, matrix: Matrix, weight_bytes: float) -> Works:
     """A product of *tokens* rows with a matrix."""
     parameters = matrix.inputs * matrix.outputs
-    return Work(
+    return Works(
         parameters * weight_bytes + WIDTH * tokens * (matrix.inputs + matrix.outputs), 2.0 * tokens * parameters
     )
 
@@ -45,21 +59,21 @@ def attention(heads: float, kv_heads: float, head_dim: int, stored: float, queri
     return Work(WIDTH * (kv + in_and_out), 4.0 * heads * head_dim * pairs)
 
 
-def norm(tokens: int, hidden: int) -> Work:
+def norm(tokens: IntArray, hidden: int) -> Works:
     """One norm: branch and residual in, residual and normed out."""
-    return Work(WIDTH * 4 * tokens * hidden, 0.0)
+    return Works(WIDTH * 4 * tokens * hidden, 0.0 * tokens)
 
 
-def rope(tokens: int, heads: int, kv_heads: int, head_dim: int) -> Work:
+def rope(tokens: IntArray, heads: int, kv_heads: int, head_dim: int) -> Works:
     """The rotary embedding and the cache's update: query, key and value in and out."""
-    return Work(WIDTH * 2 * tokens * (heads + 2 * kv_heads) * head_dim, 0.0)
+    return Works(WIDTH * 2 * tokens * (heads + 2 * kv_heads) * head_dim, 0.0 * tokens)
 
 
-def silu(tokens: int, intermediate: int) -> Work:
+def silu(tokens: IntArray, intermediate: int) -> Works:
     """SiLU times up: gate and up in, their product out."""
-    return Work(WIDTH * 3 * tokens * intermediate, 0.0)
+    return Works(WIDTH * 3 * tokens * intermediate, 0.0 * tokens)
 
 
-def sampling(rows: int, vocabulary: int) -> Work:
+def sampling(rows: IntArray, vocabulary: int) -> Works:
     """Sampling of *rows* rows: the logits once for the distribution and once for the draw."""
-    return Work(WIDTH * 2 * rows * vocabulary, 0.0)
+    return Works(WIDTH * 2 * rows * vocabulary, 0.0 * rows)

@@ -30,8 +30,9 @@ class AcceptanceEstimate:
 
     def tokens(self, lengths: Sequence[int]) -> list[float]:
         """Return the expected tokens of a row's verify step of each of *lengths* drafts."""
-        estimate = self.rate
-        return [tokens_per_step(estimate, length) for length in lengths]
+        rate = self.rate
+        lost = 1.0 - rate
+        return [(1.0 - rate ** (length + 1)) / lost for length in lengths]
 
     def update(self, outcome: Outcome) -> None:
         """Take in a step's verified and accepted drafts; a step seen before changes nothing."""

@@ -1,0 +1,54 @@
+"""What one count alone decides, of tokens or of rows, is priced for all counts at once, in arrays: few of them occur in
+a run, in many combinations with everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sdsim.latency.quality import Bill, PriceList, Quality
+from sdsim.policy import IntArray
+
+SMALLEST = 1024
+
+Item = tuple[str, float, Callable[[IntArray], PriceList]]
+"""A component, how often it runs, and its prices by count."""
+
+
+class Tabled:
+    """The bill of *items* at 0, 1, 2, ... tokens or rows, as far as was asked for."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = items
+        self._length = 0
+        self._seconds: dict[str, list[float]] = {}
+        """By component."""
+        self._by_quality: list[list[float]] = []
+
+    def charge(self, bill: Bill, count: int) -> None:
+        """Add what *count* tokens or rows cost to *bill*."""
+        if count >= self._length:
+            self._extend(max(SMALLEST, 1 << count.bit_length()))
+        spent, (measured, interpolated, extrapolated) = bill.by_quality, self._by_quality
+        spent[0] += measured[count]
+        spent[1] += interpolated[count]
+        spent[2] += extrapolated[count]
+        if bill.components is not None:
+            for component, seconds in self._seconds.items():
+                bill.components[component] = bill.components.get(component, 0.0) + seconds[count]
+
+    def _extend(self, length: int) -> None:
+        counts = np.arange(length, dtype=np.int64)
+        seconds = {component: np.zeros(length) for component, _, _ in self._items}
+        by_quality = np.zeros((len(Quality), length))
+        for component, times, prices in self._items:
+            found = prices(counts)
+            spent = times * found.seconds
+            seconds[component] += spent
+            for quality in Quality:
+                by_quality[quality] += np.where(found.quality == quality, spent, 0.0)
+        self._seconds = {component: column.tolist() for component, column in seconds.items()}
+        self._by_quality = by_quality.tolist()
+        self._length = length
