@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ PLOTS = ("png", "svg", "pdf")
 
 def run_command(main: Callable[[Sequence[str]], int]) -> None:
     """Run *main* on the command line's words and exit: 2 with one line a mistake for what the user can mend."""
+    gc.freeze()  # what the imports made stays: garbage collections need not walk over it
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -110,9 +112,20 @@ def simulate(
     load()
     run = _Run(scenario, chosen, seed, system)
     started = time.perf_counter()
-    simulated_s = run.engine(progress).run(scenario.until)
+    with _older_objects_set_aside():
+        simulated_s = run.engine(progress).run(scenario.until)
     wall_s = time.perf_counter() - started
     return run.result(engine, simulated_s, wall_s)
+
+
+@contextmanager
+def _older_objects_set_aside() -> Iterator[None]:
+    """Spare what exists already the garbage collections of a run: to walk over it again took a fifth of the time."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Run:

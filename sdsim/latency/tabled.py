@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sdsim.latency.quality import Bill, PriceList, Quality
-from sdsim.policy import IntArray
+from sdsim.policy import FloatArray, IntArray
 
 SMALLEST = 1024
 
@@ -23,7 +23,7 @@ class Tabled:
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = items
         self._length = 0
-        self._seconds: dict[str, list[float]] = {}
+        self._seconds: dict[str, FloatArray] = {}
         """By component."""
         self._by_quality: list[list[float]] = []
 
@@ -37,7 +37,7 @@ class Tabled:
         spent[2] += extrapolated[count]
         if bill.components is not None:
             for component, seconds in self._seconds.items():
-                bill.components[component] = bill.components.get(component, 0.0) + seconds[count]
+                bill.components[component] = bill.components.get(component, 0.0) + float(seconds[count])
 
     def _extend(self, length: int) -> None:
         counts = np.arange(length, dtype=np.int64)
@@ -49,6 +49,6 @@ class Tabled:
             seconds[component] += spent
             for quality in Quality:
                 by_quality[quality] += np.where(found.quality == quality, spent, 0.0)
-        self._seconds = {component: column.tolist() for component, column in seconds.items()}
+        self._seconds = seconds
         self._by_quality = by_quality.tolist()
         self._length = length

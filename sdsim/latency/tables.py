@@ -6,9 +6,10 @@ arrays only cost: plain floats and bisection.
 
 from __future__ import annotations
 
-import bisect
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ class ExpertTable:
     def price(self, tokens: int, distinct: float) -> Price:
         """Return the time of *tokens* tokens that load *distinct* experts."""
         xs = self._tokens
-        i = bisect.bisect_left(xs, tokens)
+        i = bisect_left(xs, tokens)
         if i == len(xs):
             return Price(self._at(i - 1, distinct) * tokens / xs[-1], Quality.EXTRAPOLATED)
         if xs[i] == tokens:
@@ -102,20 +103,17 @@ class Line:
     """Seconds over one size: linear between points, the last slope beyond them, the first time below them."""
 
     def __init__(self, places: Sequence[float], seconds: Sequence[float]) -> None:
-        self._places, self._seconds = list(places), list(seconds)
-        gaps = zip(self._places, self._places[1:], self._seconds, self._seconds[1:], strict=False)
-        self._slopes = [(s1 - s0) / (x1 - x0) for x0, x1, s0, s1 in gaps]
-        self._last = len(self._slopes) - 1
+        slopes = [(s1 - s0) / (x1 - x0) for (x0, x1), (s0, s1) in zip(pairwise(places), pairwise(seconds), strict=True)]
+        # a level piece before the first point, and a last piece that begins at the last one
+        self._places = [-math.inf, *places]
+        self._seconds = [seconds[0], *seconds]
+        self._slopes = [0.0, *slopes, *slopes[-1:]]
+        self._starts = [0.0, *places]
 
     def at(self, place: float) -> float:
         """Return the time at *place*."""
-        places = self._places
-        if place <= places[0]:
-            return self._seconds[0]
-        i = bisect.bisect_right(places, place) - 1
-        if i > self._last:
-            i = self._last
-        return self._seconds[i] + (place - places[i]) * self._slopes[i]
+        i = bisect_right(self._places, place) - 1
+        return self._seconds[i] + (place - self._starts[i]) * self._slopes[i]
 
 
 class Plane:
@@ -161,7 +159,7 @@ class Plane:
             return list(table[0])
         if x >= xs[-1]:
             return [s * x / xs[-1] for s in table[-1]]
-        i = bisect.bisect_right(xs, x) - 1
+        i = bisect_right(xs, x) - 1
         part = (x - xs[i]) / (xs[i + 1] - xs[i])
         return [low + part * (high - low) for low, high in zip(table[i], table[i + 1], strict=True)]
 
