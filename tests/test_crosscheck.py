@@ -462,7 +462,7 @@ def test_table_and_pictures(tmp_path, predicted, capsys):
     replayed = as_lines(simulate(scenario_from_mapping(REPLAYED)).requests, kv_blocks=12345)
     path = recorded(tmp_path, [*lines, *replayed])
     out = tmp_path / "out"
-    assert main(["--measured", str(path), "--out", str(out)]) == OK
+    assert main(["--measured", str(path), "--out", str(out), "--plots", "svg"]) == OK
     said = capsys.readouterr().out
     for words in (
         "Measured step, ms",
@@ -475,9 +475,9 @@ def test_table_and_pictures(tmp_path, predicted, capsys):
         "ok ",
     ):
         assert (words in said) is (words != "saturated")
-    assert {p.name for p in out.iterdir()} == {"agreement.json", "measured.jsonl", "steps.png", "replays.png"}
+    assert {p.name for p in out.iterdir()} == {"agreement.json", "measured.jsonl", "steps.svg", "replays.svg"}
     assert json.loads((out / "agreement.json").read_text())["ok"]
-    assert (out / "steps.png").stat().st_size > 10_000
+    assert (out / "steps.svg").stat().st_size > 10_000
     with pytest.raises(ScenarioError, match="exists already"):
         main(["--measured", str(path), "--out", str(out)])
     assert main(["--measured", str(path), "--full"]) == OK

@@ -97,6 +97,16 @@ def test_the_page_is_drawn_without_a_word_or_a_request(browser: Chromium, folder
     assert browser.ask(OVERFLOW) == 0
     assert browser.ask("document.documentElement.dataset.drawn") == ("dark" if dark else "light")
     assert browser.ask(CLIPPED) == []
+    assert browser.ask(TOUCHING) == []
+
+
+TOUCHING = """[...document.querySelectorAll('.chart')].flatMap((chart) => ['.xtick', '.ytick'].flatMap((kind) => {
+  const all = [...chart.querySelectorAll(kind + ' text')].map((t) => t.getBoundingClientRect());
+  const boxes = all.filter((r) => r.width);
+  const before = (a, b) => a.right + 2 < b.left || a.bottom <= b.top + 2;
+  const apart = (a, b) => before(a, b) || before(b, a);
+  return boxes.some((a, i) => boxes.slice(i + 1).some((b) => !apart(a, b))) ? [chart.id + kind] : [];
+}))"""
 
 
 CLIPPED = """[...document.querySelectorAll('.chart')].flatMap((chart) => {

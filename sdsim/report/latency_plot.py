@@ -44,8 +44,8 @@ def plot_latencies(results: Sequence[Result], path: Path) -> None:
             widest = max(widest, float(x[np.searchsorted(share, SHARE * share[-1])]) if len(x) else 0.0)
             handles.append(line)
         ttft_axes.set_xscale("log")
-        ttft_axes.xaxis.set_major_locator(_log_ticks(ttft_axes))
         _finish(ttft_axes, "TTFT, time to first token", slo.ttft if slo else None)
+        ttft_axes.xaxis.set_major_locator(_log_ticks(ttft_axes))
         _finish(tpot_axes, "TPOT, time per output token", slo.tpot if slo else None)
         tpot_axes.set_xlim(0, 1.05 * max(widest, (slo.tpot or 0.0) if slo else 0.0, 1e-3))
         ttft_axes.set_ylabel("share of requests offered")
@@ -60,20 +60,22 @@ def offered_latencies(requests: Columns) -> tuple[FloatArray, FloatArray]:
 
 
 def _log_ticks(axes: Axes) -> LogLocator:
-    """Return a tick a decade, or two where three decades or less are shown."""
+    """Return a tick a decade, two where three decades or less are shown, and three within a decade and a half."""
     from matplotlib.ticker import LogLocator
 
     low, high = axes.get_xlim()
-    return LogLocator(subs=(1.0,) if high > 1000 * low else (1.0, 3.0))
+    digits = (1.0,) if high > 1000 * low else (1.0, 3.0) if high > 30 * low else (1.0, 2.0, 5.0)
+    return LogLocator(subs=digits)
 
 
 def _finish(axes: Axes, title: str, slo_s: float | None) -> None:
-    from matplotlib.ticker import EngFormatter, PercentFormatter
+    from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
 
     axes.set_title(title, pad=18)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.xaxis.set_major_formatter(EngFormatter("s"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     if slo_s is not None:
         axes.axvline(slo_s, color=style.BLACK, linestyle="dashed", linewidth=1)
         above = axes.get_xaxis_transform()

@@ -20,8 +20,16 @@ from sdsim.report.sheet import Sheet
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 SIGNIFICANT = 5
-TICKS = {0.7: (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), 1.6: (1.0, 2.0, 5.0), 3.0: (1.0, 3.0), math.inf: (1.0,)}
-"""Decades that a logarithmic axis stays below -> the digits at which it has ticks."""
+TICKS = {
+    0.44: (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
+    0.66: (1.0, 2.0, 3.0, 5.0, 7.0),
+    1.37: (1.0, 2.0, 5.0),
+    2.3: (1.0, 3.0),
+    math.inf: (1.0,),
+}
+"""Decades that a logarithmic axis stays below -> the digits at which it has ticks: labels apart on 220 pixels."""
+WIDEST_BAND = 2.0
+"""Times the highest line, to which an axis makes room for intervals."""
 Trace = dict[str, Any]
 
 
@@ -77,13 +85,17 @@ def dots(look: Look) -> Trace:
 
 def axis(title: str, log: bool = False, **more: Any) -> dict[str, Any]:
     """Return an axis with its title, unit included."""
-    return {"title": {"text": plain(title)}, **({"type": "log"} if log else {}), **more}
+    return {"title": {"text": plain(title)}, "separatethousands": True, **({"type": "log"} if log else {}), **more}
 
 
 def axis_from_zero(title: str, traces: Sequence[Trace], least: float = 0.0) -> dict[str, Any]:
-    """Return an axis from 0 to a little above the lines of *traces* and *least*; wide intervals are cut there."""
-    top = max((y for trace in traces if "fill" not in trace for y in trace["y"] if y), default=1.0)
-    return axis(title, range=[0, 1.15 * max(top, least)])
+    """Return an axis from 0 to a little above *traces* and *least*; intervals beyond twice the lines are cut."""
+    line, spread = (
+        max((y for trace in traces if ("fill" in trace) == filled for y in trace["y"] if y), default=0.0)
+        for filled in (False, True)
+    )
+    top = max(1.15 * max(line, least), 1.05 * min(spread, WIDEST_BAND * line))
+    return axis(title, range=[0, top or 1.0])
 
 
 def seconds_axis(title: str, low: float, high: float) -> dict[str, Any]:

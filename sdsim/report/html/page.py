@@ -66,7 +66,11 @@ def _charts(groups: Sequence[Group]) -> list[tuple[str, str, list[Chart]]]:
     drafts = [chart for group in groups for chart in draft_charts(group, several)]
     return [
         ("latency", "Latency", latency_charts(groups)),
-        ("trade", "Throughput against speed", [pareto_chart(groups)]),
+        (
+            "trade",
+            "Throughput against speed",
+            [pareto_chart(groups)] if sum(len(group.lines) for group in groups) > 1 else [],
+        ),
         ("time", "As the traffic moves", traffic_charts(groups)),
         ("load", "As the batch grows", [*load_charts(groups), *pays]),
         ("step", "Where a step's time goes", [component_chart(groups)]),
