@@ -192,6 +192,14 @@ def test_counts_of_a_law_give_its_knobs(within, between, tmp_path):
     assert (model["independent_worst"] < 1e-5) == (within == 1.0)
 
 
+def test_counts_that_do_not_say_how_their_tokens_hang_together_are_compared_and_fitted_to_nothing(tmp_path):
+    """Such as those of Figure 1: batches of HumanEval and of MT-Bench."""
+    lines = "m,64,6,10,HumanEval,29\nm,64,6,30,HumanEval,49\n"
+    (model,) = compare_counts(read_counts(written(tmp_path, HEADER + lines)))["models"]
+    assert model["independent_worst"] == pytest.approx(float(activated_experts(10, 64, 6)) / 29 - 1)
+    assert (model["points"], model["within"], model["between"], model["correlated_rms"]) == (2, None, None, None)
+
+
 @pytest.mark.skipif(not COUNTED.exists(), reason="needs ../shared/data")
 def test_independence_fails_where_models_were_counted():
     models = compare_counts(read_counts(COUNTED))["models"]
@@ -204,6 +212,13 @@ def test_line_11_as_printed_cannot_give_the_printed_speedups():
     row = next(r for r in errata.errata({"errors": None}, None) if "line 11" in r["where"])
     many = sum(c.speedup >= c.sigma * (c.gamma + 1) / 2 for c in published().cells)
     assert f"which {many} printed cells" in row["found"]
+
+
+@pytest.mark.parametrize(("line", "said"), [("m,8,8,4,random tokens here,8", 0), ("m,64,8,4,consecutive,26.48", 0),
+                                           ("m,64,8,4,consecutive,20", 1), ("m,8,8,4,consecutive,8", 0)])  # fmt: skip
+def test_independence_is_an_erratum_where_counts_are_lower(line, said, tmp_path):
+    counts = compare_counts(read_counts(written(tmp_path, HEADER + line + "\n")))
+    assert sum("eq. 8" in row["where"] for row in errata.errata({"errors": None}, counts)) == said
 
 
 POINTS = "K,gamma,B,speedup\n"

@@ -11,6 +11,7 @@ from sdsim.moesd import activated_experts
 from sdsim.report import style
 from sdsim.report.source_lines import draw_points, hollow_note, over_batch, source_look
 from sdsim.reproduction.answer import GAMMA
+from sdsim.reproduction.counts import RANDOM
 from sdsim.reproduction.h200 import GPU
 from sdsim.reproduction.published import published
 from sdsim.reproduction.sources import ALGORITHM, EXECUTOR, PAPER, PRICES
@@ -26,7 +27,7 @@ TOKENS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 def draw_experts(experts: Row | None, path: Path) -> None:
     """Draw Figure 1: N(t) as a share of E; with counts also what models touch, as a share of N(t)."""
-    counted = [row for row in experts["rows"] if row["kind"] != "random"] if experts else []
+    counted = [row for row in experts["rows"] if row["kind"] != RANDOM] if experts else []
     with style.picture(path, 4.6) as figure:
         panels = figure.subplots(1, 2 if counted else 1, squeeze=False)[0]
         shapes = {(row["experts"], row["per_token"]) for row in counted} or _figure_1_shapes()

@@ -135,6 +135,9 @@ def lacking(points: Sequence[Point] | None, counts: Sequence[object], steps: Seq
             f"--measured: no steps of {model} with drafts by a real engine. "
             f"`python -m sdsim.crosscheck --on vllm --model {model} --out DIR` measures them."
         )
+    others = sorted({step["model"] for step in steps} - {model, h200.DENSE})
+    if others:
+        notes.append(f"--measured: steps of {', '.join(others)} are in no figure of the paper, and not shown.")
     cells = not_covered()
     notes.append(
         f"Table 1's {len(cells)} cells of {cells[0].model} have no sweep to fit a model to; Figure 3's dense curve "

@@ -24,10 +24,10 @@ from sdsim.units import COUNT, POSITIVE, Span, parse_number, parse_whole, shown
 
 MEASURED = "unique_measured"
 WANTED = "a CSV file with the columns model, E, k, t, kind and unique_measured, a line a mean count of a MoE layer"
-WORDS = {"consecutive": "row", "verify": "row", "different requests": "batch", "random": "random"}
+FITTED, RANDOM = ("row", "batch", "grid"), "random"
+WORDS = {"consecutive": "row", "verify": "row", "different requests": "batch", "random": RANDOM}
 """What a description says of its tokens; one that says none or several of these is fitted to nothing."""
 BATCH_WINDOW = re.compile(r"batch (\d+) x window (\d+)")
-FITTED = ("row", "batch", "grid")
 Answer = dict[str, Any]
 
 
@@ -94,7 +94,7 @@ def compare_counts(counts: Sequence[Count]) -> Answer:
         law, knobs = fit_law([c for c in mine if c.kind in FITTED], *model[1:])
         found = [_row(c, law if c.kind in FITTED else None) for c in mine]
         rows += found
-        if any(c.kind in FITTED for c in mine):
+        if any(c.kind != RANDOM for c in mine):
             summaries.append(_summary(model, found, knobs))
     return {"rows": rows, "models": summaries}
 
@@ -133,17 +133,18 @@ def _row(count: Count, law: Correlated | None) -> Answer:
 
 
 def _summary(model: tuple[str, int, int], rows: Sequence[Answer], knobs: dict[str, float | None]) -> Answer:
-    judged = [row for row in rows if row["correlated"] is not None]
-    random = [abs(row["independent_error"]) for row in rows if row["kind"] == "random"]
-    worst = max(judged, key=lambda row: float(row["independent_error"]))
+    told = [row for row in rows if row["kind"] != RANDOM]
+    judged = [row for row in told if row["correlated"] is not None]
+    random = [abs(row["independent_error"]) for row in rows if row["kind"] == RANDOM]
+    worst = max(told, key=lambda row: float(row["independent_error"]))
     free = sum(knob is not None for knob in knobs.values())
     return {
         "model": model[0],
         "experts": model[1],
         "per_token": model[2],
-        "points": len(judged),
+        "points": len(told),
         **knobs,
-        "independent_rms": _rms([row["independent_error"] for row in judged]),
+        "independent_rms": _rms([row["independent_error"] for row in told]),
         "independent_worst": worst["independent_error"],
         "worst_tokens": worst["tokens"],
         "correlated_rms": _rms([row["correlated_error"] for row in judged]) if len(judged) > free else None,
