@@ -1,9 +1,6 @@
-"""Replicas: what fits into their memory, and which of them a request goes to."""
+"""Replicas: what fits into their memory."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from sdsim.drafts import Draft
 from sdsim.errors import CapacityError
@@ -13,23 +10,6 @@ from sdsim.parallel import Layout
 
 LOGIT_BYTES = 4.0
 ACTIVATION_BYTES = 2.0
-
-
-class Loaded(Protocol):
-    """What a router may ask of a replica."""
-
-    @property
-    def load(self) -> int:
-        """Requests waiting or running."""
-        ...
-
-    @property
-    def outstanding_tokens(self) -> int:
-        """Tokens still to be computed."""
-        ...
-
-
-Router = Callable[[Sequence[Loaded]], int]
 
 
 def kv_blocks(
@@ -65,35 +45,3 @@ def kv_blocks(
         )
         raise CapacityError(message)
     return blocks
-
-
-def least_loaded(replicas: Sequence[Loaded]) -> int:
-    """Return the replica with the fewest requests, the first of equals."""
-    loads = [replica.load for replica in replicas]
-    return loads.index(min(loads))
-
-
-def shortest_queue(replicas: Sequence[Loaded]) -> int:
-    """Return the replica with the fewest tokens to compute, the first of equals."""
-    tokens = [replica.outstanding_tokens for replica in replicas]
-    return tokens.index(min(tokens))
-
-
-class RoundRobin:
-    """Each replica in turn."""
-
-    def __init__(self) -> None:
-        self._next = 0
-
-    def __call__(self, replicas: Sequence[Loaded]) -> int:
-        """Return the next replica."""
-        chosen = self._next % len(replicas)
-        self._next += 1
-        return chosen
-
-
-def make_router(name: str) -> Router:
-    """Return a fresh router by name."""
-    if name == "round_robin":
-        return RoundRobin()
-    return {"least_loaded": least_loaded, "shortest_queue": shortest_queue}[name]

@@ -10,10 +10,10 @@ from heapq import heappop, heappush, heapreplace
 import numpy as np
 
 from sdsim.batch import ARRIVAL
-from sdsim.cluster import Router
 from sdsim.errors import CapacityError
 from sdsim.replica import Replica
 from sdsim.request import RequestTable
+from sdsim.routers import Router
 from sdsim.verification import DraftDepths
 from sdsim.workload import Requests
 
@@ -80,7 +80,7 @@ class Engine:
                 if now > last:
                     break
             reached = max(reached, arrival)
-            self._submit(request)
+            self._submit(request, arrival)
         self._wake(now)
         self._step_to(last)
         for index in range(len(self._replicas)):
@@ -96,8 +96,8 @@ class Engine:
             self._step_to(self._running[0][0])
         return self._ended
 
-    def _submit(self, request: int) -> None:
-        index = self._router(self._schedulers)
+    def _submit(self, request: int, arrival: float) -> None:
+        index = self._router(self._schedulers, request, arrival)
         replica = self._replicas[index]
         if index in self._idle:
             self._idle.remove(index)

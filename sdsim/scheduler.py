@@ -76,6 +76,30 @@ class Scheduler:
         """Prompt and output tokens that are still to be computed."""
         return int(self.state[batch.OUTSTANDING])
 
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens still to be computed of prompts, of those that wait and of the one that is half way."""
+        state, numbers = self.state, self.requests.numbers
+        places = (state[batch.HEAD] + np.arange(state[batch.WAITING])) % len(self.queue)
+        prompts = [*self.queue[places].tolist(), *([state[batch.HALF]] if state[batch.HALF] != batch.NONE else [])]
+        found = numbers[batch.PROMPT, prompts] + numbers[batch.GENERATED, prompts] - numbers[batch.CONTEXT, prompts]
+        return int(found.sum())
+
+    @property
+    def decoding(self) -> tuple[int, int]:
+        """Decode rows, and the tokens that they have stored."""
+        rows = int(self.state[batch.ROWS])
+        return rows, int(self.rows[batch.CONTEXT, :rows].sum())
+
+    @property
+    def budget(self) -> int:
+        """Tokens of a step at most."""
+        return int(self.state[batch.BUDGET])
+
+    def cached_tokens(self, request: int) -> int:
+        """Return the prompt tokens of a request whose KV is here: none, without a prefix cache."""
+        return 0
+
     def add(self, request: int) -> None:
         """Queue a request that has arrived."""
         if self.load == len(self.queue):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdsim.acceptance import Acceptance, make_acceptance
-from sdsim.cluster import kv_blocks, make_router
+from sdsim.cluster import kv_blocks
 from sdsim.drafts import Draft, make_draft
 from sdsim.engine import Engine
 from sdsim.errors import CapacityError, PolicyError
@@ -31,6 +31,7 @@ from sdsim.recorder import Recorder
 from sdsim.replica import Memory, Replica, Rules
 from sdsim.request import RequestTable
 from sdsim.result import Result
+from sdsim.routers import Router, make_router
 from sdsim.scenario import ROOFLINE, PolicySpec, Scenario
 from sdsim.scheduler import Limits, Scheduler, load
 from sdsim.truth import LatentTruth
@@ -214,7 +215,7 @@ class _Run:
         arrivals = requests(scenario.workload, self.seed, scenario.until)
         return Engine(
             self.replicas,
-            make_router(scenario.router),
+            self._router(),
             arrivals if self.truth is None else self.truth.watched(arrivals),
             self.requests,
             self.depths,
@@ -222,6 +223,11 @@ class _Run:
             getattr(scenario.workload, "think", None),
             progress,
         )
+
+    def _router(self) -> Router:
+        spec, slo = self.scenario.router, self.scenario.slo
+        targets = (slo.ttft, slo.tpot) if slo else (None, None)
+        return make_router(spec.kind, self.seed, self.system.prices, self.requests, targets, spec.refresh)
 
     def result(self, engine: str, simulated_s: float, wall_s: float) -> Result:
         """Return the run's records and summary; requests still on a replica are unfinished."""

@@ -399,11 +399,17 @@ class Replica:
 class Router:
     """Section 2; equals go to the lowest index."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, seed: int) -> None:
         self.kind = kind
+        self.seed = seed
         self.turn = 0
 
-    def choose(self, replicas: list[Replica]) -> Replica:
+    def choose(self, replicas: list[Replica], request: Request) -> Replica:
+        if self.kind == "power_of_two" and len(replicas) > 1:
+            u0, u1 = coins(self.seed, "router", request.id, np.array([0, 1])).tolist()
+            a, b = int(u0 * len(replicas)), int(u1 * (len(replicas) - 1))
+            pair = sorted((a, b + (b >= a)))
+            return min((replicas[i] for i in pair), key=lambda r: len(r.waiting + r.running))
         if self.kind == "round_robin":
             self.turn += 1
             return replicas[(self.turn - 1) % len(replicas)]
@@ -413,7 +419,9 @@ class Router:
         here = replica.waiting + replica.running
         if self.kind == "least_loaded":
             return len(here)
-        assert self.kind == "shortest_queue"
+        if self.kind == "power_of_two":
+            return 0
+        assert self.kind in ("shortest_queue", "prefix_aware")  # without a prefix cache they are the same
         return sum(len(r.uncomputed()) + r.output - len(r.emitted) for r in here)
 
 
@@ -433,7 +441,7 @@ class Record:
 def run(scenario: Any, system: Any, make_policy: Callable[[], Any], pools: tuple[int, int], price: Price) -> Record:
     """Return what happens in *scenario*; *pools* are the blocks with a drafter and without, one policy a replica."""
     replicas = [Replica(i, scenario, system, make_policy(), pools, price) for i in range(scenario.replicas)]
-    router = Router(scenario.router)
+    router = Router(scenario.router.kind, scenario.seed)
     until = math.inf if scenario.until is None else scenario.until
     coming = drawn(scenario)
     check(coming, replicas[0], system)
@@ -459,7 +467,7 @@ def run(scenario: Any, system: Any, make_policy: Callable[[], Any], pools: tuple
                 coming.append(request)
         while coming and coming[0].arrival_s == now:
             request = coming.pop(0)
-            replica = router.choose(replicas)
+            replica = router.choose(replicas, request)
             request.replica = replica.index
             replica.waiting.append(request)
             arrived.append(request)

@@ -408,6 +408,6 @@ def test_a_step_ends_before_a_request_arrives_at_the_same_time(tmp_path):
     assert [s["prefill_tokens"] for s in record.steps[:3]] == [10, 0, 10]
 
 
-@pytest.mark.parametrize("router", ["least_loaded", "shortest_queue", "round_robin"])
+@pytest.mark.parametrize("router", ["least_loaded", "shortest_queue", "round_robin", "power_of_two", "prefix_aware"])
 def test_routers(router):
     agree(hard(router=router, replicas=3, policy=f"{__name__}:Wild"), (20, 30))

@@ -51,7 +51,7 @@ def test_the_example_of_the_design(tmp_path):
     assert (scenario.name, scenario.folder, scenario.model) == ("bursty", tmp_path, "qwen3-30b-a3b")
     assert (scenario.draft.kind, scenario.draft.model, scenario.draft.available) == ("model", "qwen2-0.5b", 1.0)
     assert scenario.gpus == GpuCount(1, "h200")
-    assert (scenario.router, scenario.engines) == ("least_loaded", ("ideal",))
+    assert (scenario.router.kind, scenario.engines) == ("least_loaded", ("ideal",))
     bursty = scenario.workload
     assert (bursty.rate, bursty.peak, bursty.period, bursty.duty, bursty.limit) == (12, 24, 300, 0.2, None)
     assert scenario.policies == (PolicySpec(kind="fixed", parameters={"length": 3}),)
@@ -66,7 +66,7 @@ def test_defaults():
     replica = scenario.replica
     assert (replica.tensor_parallel, replica.expert_parallel, replica.max_num_seqs) == (1, 1, 256)
     assert (replica.max_num_batched_tokens, replica.memory_fraction) == (8192, 0.95)
-    assert (scenario.replicas, scenario.router, scenario.engines) == (1, "least_loaded", ("ideal",))
+    assert (scenario.replicas, scenario.router.kind, scenario.engines) == (1, "least_loaded", ("ideal",))
     assert (scenario.routing.kind, scenario.seed, scenario.seeds, scenario.feedback_lag) == ("uniform", 0, 1, 1)
     assert (scenario.warmup, scenario.block_size, scenario.name) == (0, 16, "scenario")
 

@@ -59,7 +59,7 @@ def test_the_good_one_is_good(tmp_path):
         ),
         (GOOD.replace("azure-conv", "{prompt: 3}"), "x.yaml:4: workload.lengths.output: missing; ", "prompt, output"),
         (GOOD + "engine: vlm\n", "x.yaml:10: engine: unknown engine 'vlm'; ", "ideal"),
-        (GOOD + "router: fastest\n", "x.yaml:10: router: unknown router 'fastest'; ", "round_robin"),
+        (GOOD + "router: fastest\n", "x.yaml:10: router.kind: unknown router 'fastest'; ", "round_robin"),
         (
             GOOD.replace("iid, rate: 0.8", "profile, name: x"),
             "x.yaml:5: acceptance.name: unknown acceptance profile 'x'",

@@ -36,7 +36,6 @@ from sdsim.scenario.fields import (
     folder,
     kind_word,
     listed,
-    one_of,
 )
 from sdsim.scenario.file import Source, read_scenario
 from sdsim.scenario.parts import (
@@ -44,6 +43,7 @@ from sdsim.scenario.parts import (
     DraftSpec,
     PolicySpec,
     ReplicaSpec,
+    RouterSpec,
     Routing,
     Slo,
     UniformRouting,
@@ -54,8 +54,6 @@ from sdsim.scenario.workload import Workload, WorkloadSpec
 from sdsim.units import COUNT, GpuCount, Span, parse_gpus, parse_whole, shown
 
 __all__ = ["DraftSpec", "PolicySpec", "ReplicaSpec", "Scenario", "Slo", "load_scenario", "scenario_from_mapping"]
-
-ROUTERS = ("least_loaded", "round_robin", "shortest_queue")
 
 
 def _draft(value: object) -> object:
@@ -114,7 +112,7 @@ class Scenario(Spec):
     gpus: Annotated[GpuCount, AfterValidator(_gpus), BeforeValidator(parse_gpus), PlainSerializer(str)]
     """The GPUs of one replica."""
     replicas: Count = 1
-    router: Annotated[str, BeforeValidator(partial(one_of, "router", ROUTERS))] = "least_loaded"
+    router: Annotated[RouterSpec, BeforeValidator(kind_word)] = RouterSpec()
     engines: Annotated[tuple[Annotated[Name, AfterValidator(_engine)], ...], BeforeValidator(listed)] = Field(
         default=("ideal",), alias="engine"
     )

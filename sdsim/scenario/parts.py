@@ -17,6 +17,7 @@ from sdsim.scenario.fields import (
     Part,
     PositiveNumber,
     PositiveSeconds,
+    Seconds,
     Share,
     Spec,
     ask,
@@ -29,6 +30,7 @@ from sdsim.scenario.fields import (
 )
 from sdsim.units import Span, parse_number, shown
 
+ROUTERS = ("least_loaded", "power_of_two", "prefix_aware", "round_robin", "shortest_queue", "slo_feasible")
 DraftKind = Literal["model", "eagle3", "mtp", "ngram"]
 DRAFT_KINDS: tuple[DraftKind, ...] = get_args(DraftKind)
 AUC = Span(0.5, 1, open_high=True)
@@ -77,6 +79,13 @@ class ReplicaSpec(Spec):
     max_num_seqs: Count = 256
     max_num_batched_tokens: Count = 8192
     memory_fraction: Part = 0.95
+
+
+class RouterSpec(Spec):
+    """Which replica a request goes to; with `refresh`, by what the replicas reported at its last multiple."""
+
+    kind: Annotated[str, BeforeValidator(partial(one_of, "router", ROUTERS))] = "least_loaded"
+    refresh: Seconds = 0.0
 
 
 class PolicySpec(Spec):
