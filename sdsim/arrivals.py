@@ -4,7 +4,7 @@ Each law is a Poisson process with a rate of its own in time. A Poisson process 
 through the inverse of the integrated rate, which is exact where the rate is constant piece by piece;
 the sinusoid is thinned instead (Lewis and Shedler 1979).
 
-poisson   a constant rate.
+poisson   a constant rate, and sessions, which begin so.
 bursty    a regular cycle: `peak` for the middle `duty` of each `period`, `rate` around it. "Doubles for one
           minute in five" is rate 12/s, peak 24/s, period 5 min, duty 0.2: the burst runs from minute 2 to 3.
 mmpp      `rate` and `peak` take turns for exponential times of mean `mean_low` and `mean_high` s; the
@@ -27,7 +27,8 @@ from sdsim.streams import stream
 BLOCK = 8192
 """Arrivals drawn at a time: fixed, so that the same seed gives the same arrivals to every caller."""
 _SEGMENTS = 256
-_LAWS = ("bursty", "diurnal", "mmpp", "poisson")
+_LAWS = ("bursty", "diurnal", "mmpp", "poisson", "sessions")
+_STEADY = ("poisson", "sessions")
 
 Segments = Iterator[tuple[FloatArray, FloatArray]]
 """Blocks of (durations in s, rates in 1/s)."""
@@ -38,7 +39,7 @@ def arrivals(workload: Any, seed: int) -> Iterator[FloatArray]:
     kind = workload.kind
     if kind not in _LAWS:
         raise ScenarioError(f"workload.kind: {unknown('arrival law', str(kind), _LAWS)}")
-    rates = [float(getattr(workload, name)) for name in ("rate", "peak") if name == "rate" or kind != "poisson"]
+    rates = [float(getattr(workload, name)) for name in ("rate", "peak") if name == "rate" or kind not in _STEADY]
     if not all(0.0 <= rate < math.inf for rate in rates) or max(rates) <= 0.0:
         raise ScenarioError(f"workload: rates {rates} per s; finite ones, one over 0, are allowed; correct them")
     return _arrivals(workload, seed, rates)
@@ -46,7 +47,7 @@ def arrivals(workload: Any, seed: int) -> Iterator[FloatArray]:
 
 def _arrivals(workload: Any, seed: int, rates: list[float]) -> Iterator[FloatArray]:
     units = unit_arrivals(stream(seed, "arrivals"))
-    if workload.kind == "poisson":
+    if workload.kind in _STEADY:
         return (block / rates[0] for block in units)
     if workload.kind == "diurnal":
         return _sinusoid(units, stream(seed, "arrivals-thinning"), rates[0], rates[1], workload.period)

@@ -92,12 +92,19 @@ class Engine:
         if self._released:
             return now
         self._wake(now)
-        while not self._released and self._running and self._running[0][0] <= last:
-            self._step_to(self._running[0][0])
+        while not self._released and self._next() <= last:
+            self._step_to(self._next())
         return self._ended
 
+    def _next(self) -> float:
+        """Return when something happens next, other than an arrival."""
+        return self._running[0][0] if self._running else math.inf
+
     def _submit(self, request: int, arrival: float) -> None:
-        index = self._router(self._schedulers, request, arrival)
+        self._give(self._router(self._schedulers, request, arrival), request)
+
+    def _give(self, index: int, request: int) -> None:
+        """Hand a request to a replica; one that is idle is to be woken."""
         replica = self._replicas[index]
         if index in self._idle:
             self._idle.remove(index)
@@ -131,8 +138,8 @@ class Engine:
             now, _, index = running[0]
             replica = replicas[index]
             finished = replica.end(now)
-            if finished and self._think is not None:
-                self._released.extend([now + self._think] * finished)
+            if finished:
+                self._completed(finished, now)
             seconds = replica.begin(now)
             if self._held[index]:
                 self._hand_over(index)
@@ -147,6 +154,11 @@ class Engine:
             if self._progress is not None and not replica.step % PROGRESS_STEPS:
                 self._progress(now)
 
+    def _completed(self, requests: int, now: float) -> None:
+        """Let as many requests of a closed loop in, after its time to think."""
+        if self._think is not None:
+            self._released.extend([now + self._think] * requests)
+
     def _arriving(self) -> Iterator[tuple[int, float]]:
         """Yield requests in order of arrival, and when they arrive, s."""
         for chunk in self._arrivals:
@@ -154,7 +166,11 @@ class Engine:
             for start in range(0, len(chunk), DRAWN):
                 part = chunk.part(start, start + DRAWN)
                 self._requests.add(part, self._depths.draw(part))
-                yield from zip(part.ids.tolist(), part.arrival_s.tolist(), strict=True)
+                yield from self._known(part)
+
+    def _known(self, part: Requests) -> Iterator[tuple[int, float]]:
+        """Yield the requests of *part* that arrive by themselves, and when, s."""
+        return zip(part.ids.tolist(), part.arrival_s.tolist(), strict=True)
 
     def _check_fit(self, chunk: Requests) -> None:
         tokens = chunk.prompt_tokens + chunk.output_tokens

@@ -98,7 +98,7 @@ def speculation(steps: Columns) -> dict[str, float | None]:
 
 
 def summarise(
-    requests: Columns, steps: Columns, irregular: FloatArray, slo: Slo | None, gpus: int, warmup_s: float = 0.0
+    requests: Columns, steps: Columns, irregular: FloatArray, slo: Slo | None, gpus: float, warmup_s: float = 0.0
 ) -> dict[str, Any]:
     """Return the summary of one run. Requests that arrive and steps that start before *warmup_s* are left out."""
     requests = {k: v[requests["arrival_s"] >= warmup_s] for k, v in requests.items()}

@@ -46,7 +46,8 @@ class Rules:
 class Replica:
     """A scheduler, a policy and the state of the drafter.
 
-    *distinct* returns the distinct experts of rows, their tokens and prompt tokens.
+    *distinct* returns the distinct experts of rows, their tokens and prompt tokens. *finished* is told which requests
+    finish; by default they are recorded.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Replica:
         recorder: Recorder,
         rules: Rules,
         rest: Callable[[], None] | None = None,
+        finished: Callable[[list[int]], object] | None = None,
     ) -> None:
         self.index = index
         self.scheduler = scheduler
@@ -72,6 +74,7 @@ class Replica:
         self._distinct = distinct
         self._acceptance = acceptance
         self._recorder = recorder
+        self._finished = recorder.finished if finished is None else finished
         self._needs = frozenset(getattr(policy, "needs", ()))
         self._learns = getattr(type(policy), "learn", None) is not learn_nothing
         self._by_batch = getattr(type(policy), "constant_while", None) == "batch"
@@ -191,7 +194,7 @@ class Replica:
             now, length, plan.verify_lengths is not None
         )
         if finished:
-            self._recorder.finished(scheduler.finished(finished))
+            self._finished(scheduler.finished(finished))
         if gaps:
             self._recorder.gaps(scheduler.gaps[:gaps])
         self._recorder.stepped(
@@ -210,6 +213,19 @@ class Replica:
             self._outcomes.append(Outcome(self.step, self.seconds, told[0], told[1], told[2], experts))
         while len(self._outcomes) > self.rules.feedback_lag:
             self.policy.learn(self._outcomes.popleft())
+
+    def fail(self, policy: Policy) -> list[int]:
+        """Lose all requests, the step that runs and what the policy learnt; return the requests."""
+        if self._rest is not None:
+            self._rest()
+        self.policy = policy
+        self._plans.clear()
+        self._outcomes.clear()
+        self._loaded = self._acceptance is not None
+        lost = self.scheduler.drain(self._now)
+        blocks = self.rules.memory.with_drafter if self._loaded else self.rules.memory.without_drafter
+        self.scheduler.set_drafter_memory(self.rules.draft_lengths[-1], blocks)
+        return lost
 
     def record_unfinished(self) -> None:
         """Record the requests that still wait or run."""

@@ -194,6 +194,29 @@ class Scheduler:
         numbers[batch.REPLICA, found] = state[batch.INDEX]
         return found
 
+    def drain(self, since: float) -> list[int]:
+        """Lose all KV: give up every request, and return them; those that have emitted do so again after a gap.
+
+        *since* is when the rows of the step in the making emitted last.
+        """
+        state, numbers, times = self.state, self.requests.numbers, self.requests.times
+        ran = state[batch.ROWS] + state[batch.CHUNKS] + (state[batch.HALF] != batch.NONE)
+        found = self.unfinished()
+        waiting = int(state[batch.WAITING])
+        running = found[: len(found) - waiting] if waiting else found
+        assert len(running) <= ran
+        numbers[batch.PREEMPTIONS, running] += 1
+        for request in running:
+            if numbers[batch.GENERATED, request] and np.isnan(times[batch.LATE_SINCE, request]):
+                times[batch.LATE_SINCE, request] = since
+        for field in (batch.CONTEXT, batch.PENDING, batch.BLOCKS):
+            numbers[field, found] = 0
+        for field in (batch.WAITING, batch.ROWS, batch.DECODING, batch.CHUNKS, batch.LATE, batch.OUTSTANDING):
+            state[field] = 0
+        state[batch.HALF], state[batch.FREE] = batch.NONE, state[batch.TOTAL]
+        self.load = 0
+        return found
+
 
 @cache
 def load() -> None:

@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,19 @@ from sdsim.drafts import Draft, make_draft
 from sdsim.engine import Engine
 from sdsim.errors import CapacityError, PolicyError
 from sdsim.experts import Routing, make_routing
+from sdsim.fleet import Autoscale, Ends, Failure, Fleet, FleetPlan, Member
 from sdsim.gpus import load_gpu
 from sdsim.latency.calibrated import make_kernels
 from sdsim.latency.composition import ComposedLatency
 from sdsim.latency.engine_overhead import load_engine
 from sdsim.latency.pipeline import Pipeline
 from sdsim.latency.prices import Prices
+from sdsim.latency.quality import shares
 from sdsim.metrics import Slo, summarise
 from sdsim.models import Model, load_model
 from sdsim.policies import get_policy, label
 from sdsim.policy import Policy
+from sdsim.prefix import PrefixCache, Prefixes, ReusingScheduler
 from sdsim.recorder import Recorder
 from sdsim.replica import Memory, Replica, Rules
 from sdsim.request import RequestTable
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from sdsim.latency.collectives import Collectives
 
 DEFAULT_LENGTHS = tuple(range(9))
+PREFILLING = PolicySpec(kind="fixed", parameters={"length": 0})
+"""What replicas do that hand their requests on before any decoding: they keep the drafter's KV in step."""
 REMEMBERED = 50_000
 """Step sizes whose distinct experts are kept."""
 
@@ -129,6 +134,40 @@ def _older_objects_set_aside() -> Iterator[None]:
         gc.unfreeze()
 
 
+class _Pool:
+    """Replicas that are alike: what they run on, and the drafts that their policy may ask for."""
+
+    def __init__(self, scenario: Scenario, system: System, policy: PolicySpec, lengths: tuple[int, ...]) -> None:
+        """*lengths*: none where no drafter is loaded."""
+        self.scenario, self.system, self.policy = scenario, system, policy
+        self.loads_drafter, self.lengths = bool(lengths), lengths or (0,)
+        self.memory = self._memory()
+        self.latency = system.latency(self.lengths[-1])
+
+    def _memory(self) -> Memory:
+        def blocks(draft: Draft | None, longest: int) -> int:
+            s, r = self.scenario, self.scenario.replica
+            gpu = load_gpu(s.gpus.name)
+            memory = (r.memory_fraction, r.max_num_seqs, r.max_num_batched_tokens)
+            return kv_blocks(self.system.target, draft, gpu, s.layout, *memory, longest, s.block_size)
+
+        without = blocks(None, 0)
+        return Memory(blocks(self.system.draft, self.lengths[-1]) if self.loads_drafter else without, without)
+
+    def limits(self) -> Limits:
+        """Return what a fresh replica can hold."""
+        spec = self.scenario.replica
+        blocks = self.memory.with_drafter if self.loads_drafter else self.memory.without_drafter
+        budget = spec.max_num_batched_tokens
+        return Limits(spec.max_num_seqs, budget, blocks, self.scenario.block_size, self.lengths[-1])
+
+    def longest_request(self) -> int:
+        """Return the tokens of the longest request that a replica can ever hold."""
+        blocks = min(self.memory.with_drafter, self.memory.without_drafter)
+        most = blocks * self.scenario.block_size - 1 - self.lengths[-1]
+        return min(most, self.system.target.max_positions)
+
+
 class _Run:
     """The parts of one run, kept together while it is built and read out."""
 
@@ -152,10 +191,24 @@ class _Run:
         self.truth = LatentTruth(self.acceptance) if oracle and self.acceptance else None
         available = system.draft.available if system.draft else 1.0
         self.depths = DraftDepths(self.requests, self.acceptance, available)
-        self.memory = self._memory()
         self.distinct = lru_cache(REMEMBERED)(system.routing.distinct_uniform_rows)
-        self.latency = system.latency(self.lengths[-1])
-        self.replicas = [self._replica(i) for i in range(scenario.replicas)]
+        self.prefixes, self.ends = Prefixes(), Ends()
+        self.pools = self._pools()
+        self.replicas = [self._replica(i, pool) for i, pool in enumerate(self.pools)]
+
+    def _pools(self) -> list[_Pool]:
+        """Return the pool of each replica."""
+        s = self.scenario
+        drafts = self.lengths if self.loads_drafter else ()
+        found = [_Pool(s, self.system, self.spec, drafts)] * s.replicas
+        for pool in s.pools:
+            changes = {"gpus": pool.gpus, "replica": pool.replica, "calibration": pool.calibration}
+            part = s.model_copy(update=changes)
+            serves = pool.role == "serve"
+            policy = self.spec if serves else PREFILLING if drafts else PolicySpec(kind="off")
+            lengths = drafts if serves else drafts[:1]
+            found += [_Pool(part, make_system(part), policy, lengths)] * pool.replicas
+        return found
 
     def _check_budget(self) -> None:
         budget, needed = self.scenario.replica.max_num_batched_tokens, 1 + self.lengths[-1]
@@ -178,51 +231,73 @@ class _Run:
             raise PolicyError(message)
         return law
 
-    def _memory(self) -> Memory:
-        def blocks(draft: Draft | None, longest: int) -> int:
-            s, r = self.scenario, self.scenario.replica
-            gpu = load_gpu(s.gpus.name)
-            memory = (r.memory_fraction, r.max_num_seqs, r.max_num_batched_tokens)
-            return kv_blocks(self.system.target, draft, gpu, s.layout, *memory, longest, s.block_size)
-
-        without = blocks(None, 0)
-        return Memory(blocks(self.system.draft, self.lengths[-1]) if self.loads_drafter else without, without)
-
-    def _replica(self, index: int) -> Replica:
-        spec, system = self.scenario.replica, self.system
-        blocks = self.memory.with_drafter if self.loads_drafter else self.memory.without_drafter
-        limits = Limits(
-            spec.max_num_seqs, spec.max_num_batched_tokens, blocks, self.scenario.block_size, self.lengths[-1]
-        )
-        scheduler = Scheduler(index, limits, self.requests, self.depths)
-        tpot = self.scenario.slo.tpot if self.scenario.slo else None
-        ahead = self.latency.works_ahead
-        rules = Rules(self.lengths, self.memory, tpot, self.scenario.feedback_lag, works_ahead=ahead)
-        policy = make_policy(self.spec, system)
+    def _policy(self, index: int) -> Policy:
+        pool = self.pools[index]
+        policy = make_policy(pool.policy, pool.system)
         if self.truth is not None:
             policy.truth = self.truth  # type: ignore[attr-defined]
-        parts = self.distinct, self.acceptance, self.recorder, rules
-        if ahead:
-            pipeline = Pipeline(self.latency)
-            return Replica(index, scheduler, policy, pipeline.seconds, *parts, pipeline.rest)
-        return Replica(index, scheduler, policy, self.latency.seconds, *parts)
+        return policy
+
+    def _scheduler(self, index: int, pool: _Pool) -> Scheduler:
+        if not self.scenario.is_fleet:
+            return Scheduler(index, pool.limits(), self.requests, self.depths)
+        reuses = pool.scenario.replica.prefix_cache
+        cache = PrefixCache(self.prefixes, self.scenario.block_size) if reuses else None
+        return ReusingScheduler(index, pool.limits(), self.requests, self.depths, cache)
+
+    def _replica(self, index: int, pool: _Pool) -> Replica:
+        tpot = self.scenario.slo.tpot if self.scenario.slo else None
+        ahead = pool.latency.works_ahead
+        rules = Rules(pool.lengths, pool.memory, tpot, self.scenario.feedback_lag, works_ahead=ahead)
+        pipeline = Pipeline(pool.latency) if ahead else None
+        return Replica(
+            index,
+            self._scheduler(index, pool),
+            self._policy(index),
+            pipeline.seconds if pipeline else pool.latency.seconds,
+            self.distinct,
+            self.acceptance,
+            self.recorder,
+            rules,
+            pipeline.rest if pipeline else None,
+            self.ends.on(index) if self.scenario.is_fleet else None,
+        )
 
     def engine(self, progress: Callable[[float], None] | None) -> Engine:
         """Return the event loop over the run's replicas and requests."""
         scenario = self.scenario
-        blocks = min(self.memory.with_drafter, self.memory.without_drafter)
-        limit = min(blocks * scenario.block_size - 1 - self.lengths[-1], self.system.target.max_positions)
         arrivals = requests(scenario.workload, self.seed, scenario.until)
-        return Engine(
+        think = getattr(scenario.workload, "think", None) if scenario.workload.kind == "closed" else None
+        parts = (
             self.replicas,
             self._router(),
             arrivals if self.truth is None else self.truth.watched(arrivals),
             self.requests,
             self.depths,
-            limit,
-            getattr(scenario.workload, "think", None),
+            min(pool.longest_request() for pool in self.pools),
+            think,
             progress,
         )
+        if not scenario.is_fleet:
+            return Engine(*parts)
+        plan = fleet_plan(scenario, self.system.target, self.system.draft if self.loads_drafter else None)
+        plan = replace(plan, prefixes=self.prefixes)
+        self.fleet = Fleet(
+            *parts,
+            plan=plan,
+            decode_router=self._router(),
+            ends=self.ends,
+            recorder=self.recorder,
+            new_policy=self._policy,
+        )
+        return self.fleet
+
+    def _quality(self) -> dict[str, float]:
+        """Return what the prices of all pools rest on."""
+        latencies = list(dict.fromkeys(pool.latency for pool in self.pools))
+        if len(latencies) == 1:
+            return latencies[0].quality
+        return shares([sum(times) for times in zip(*(latency.spent for latency in latencies), strict=True)])
 
     def _router(self) -> Router:
         spec, slo = self.scenario.router, self.scenario.slo
@@ -233,10 +308,15 @@ class _Run:
         """Return the run's records and summary; requests still on a replica are unfinished."""
         for replica in self.replicas:
             replica.record_unfinished()
+        gpus: float = sum(pool.scenario.gpus.count for pool in self.pools)
+        more: dict[str, Any] = {}
+        if self.scenario.is_fleet:
+            self.fleet.close(simulated_s)
+            more = {"fleet": self.fleet.summary()}
+            gpus = more["fleet"]["gpu_seconds"] / simulated_s if simulated_s else gpus
         table, steps = self.recorder.requests(), self.recorder.steps()
         spec = self.scenario.slo
         slo = Slo(spec.ttft, spec.tpot, spec.e2e) if spec else None
-        gpus = self.scenario.replicas * self.scenario.gpus.count
         gaps = self.recorder.irregular_gaps()
         summary: dict[str, Any] = {"policy": self.label, "engine": engine, "seed": self.seed}
         summary |= summarise(table, steps, gaps, slo, gpus, self.scenario.warmup)
@@ -244,13 +324,34 @@ class _Run:
             "simulated_s": simulated_s,
             "wall_s": wall_s,
             "steps_per_wall_s": len(steps["step"]) / wall_s,
-            "data_quality": self.latency.quality,
+            "data_quality": self._quality(),
         }
         return Result(
-            replace_policy(self.scenario, self.spec, self.seed, engine), summary, table, steps, self.class_names
+            replace_policy(self.scenario, self.spec, self.seed, engine), summary | more, table, steps, self.class_names
         )
 
 
 def replace_policy(scenario: Scenario, policy: PolicySpec, seed: int, engine: str) -> Scenario:
     """Return the scenario of one run: one policy, one seed, one engine."""
     return scenario.model_copy(update={"policies": (policy,), "seed": seed, "seeds": 1, "engines": (engine,)})
+
+
+def fleet_plan(scenario: Scenario, target: Model, draft: Draft | None) -> FleetPlan:
+    """Return what happens to the replicas of *scenario*; GPUs are numbered replica after replica."""
+    own = [(scenario.gpus, False)] * scenario.replicas
+    pooled = [(pool.gpus, pool.role == "prefill") for pool in scenario.pools for _ in range(pool.replicas)]
+    members, start = [], 0
+    for gpus, prefills in own + pooled:
+        members.append(Member(range(start, start + gpus.count), prefills))
+        start += gpus.count
+    network = None
+    if any(member.prefills for member in members):
+        from sdsim.network import Network, load_network
+
+        cards = [load_gpu(gpus.name) for gpus, _ in own + pooled for _ in range(gpus.count)]
+        network = Network(cards, load_network(scenario.network))
+    rule = scenario.autoscale
+    scale = Autoscale(rule.min, scenario.replicas, rule.load, rule.every, rule.start) if rule else None
+    failures = [Failure(f.replica, f.at, f.duration) for f in scenario.failures]
+    kv = target.kv_bytes_per_token + (draft.kv_bytes_per_token if draft else 0.0)
+    return FleetPlan(members, failures, scale, network, kv)

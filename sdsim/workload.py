@@ -10,18 +10,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from sdsim import sessions
 from sdsim.arrivals import BLOCK, arrivals
 from sdsim.errors import ScenarioError
 from sdsim.lengths import LengthLaw, length_law
 from sdsim.policy import FloatArray, IntArray
 from sdsim.streams import stream
-from sdsim.trace_readers import LABELLED, Clip, Trace, open_trace
+from sdsim.trace_readers import BLOCK_TOKENS, LABELLED, Clip, Trace, open_trace
 
 DEFAULT_CLASS = "default"
+
+
+class Blocks(NamedTuple):
+    """The prefix blocks of requests: *ids* holds a sequence of whole numbers each, equal ids are equal prefixes."""
+
+    tokens: int
+    """Tokens of a block."""
+    ids: np.ndarray[Any, np.dtype[np.object_]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +46,10 @@ class Requests:
     request_class: IntArray
     """Index into `class_names`."""
     class_names: tuple[str, ...] = (DEFAULT_CLASS,)
+    blocks: Blocks | None = None
+    """None: nothing is known of the prompts' prefixes."""
+    think_s: FloatArray | None = None
+    """How long after the answer before it a session's turn arrives, s; NaN: the request begins a session."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,6 +64,8 @@ class Requests:
             self.output_tokens[rows],
             self.request_class[rows],
             self.class_names,
+            None if self.blocks is None else Blocks(self.blocks.tokens, self.blocks.ids[rows]),
+            None if self.think_s is None else self.think_s[rows],
         )
 
 
@@ -63,12 +78,16 @@ def requests(workload: Any, seed: int, until: float | None = None, chunk: int = 
       diurnal: rate, peak, period; see `sdsim.arrivals`.
     * closed: concurrency, think. The first `concurrency` requests arrive at 0, each other one when a
       request finishes, and `think` later; its arrival is NaN here, and *until* does not apply to it.
+    * sessions: rate of sessions, turns (their mean), think (its mean), context (or None); prompts add to what was said.
+      Turns after a session's first have no arrival; `think_s` after the answer before them, they come.
     * trace: format, path, rate, limit, clip; see `sdsim.trace_readers`. The trace is checked here and now.
 
     The synthetic kinds also have `lengths` (see `length_law`), `limit` (a number of requests, or None)
     and `classes`, a mapping of a name to its share and to lengths of its own or None; shares are
     relative to their sum. Without `limit` and *until* they would not end: that is an error.
     """
+    if workload.kind == "sessions":
+        return _cut(_sessions(workload, seed, until), None, max(1, chunk))
     blocks = _numbered(_opened(workload, seed)) if workload.kind == "trace" else _synthetic(workload, seed, until)
     return _cut(blocks, until, max(1, chunk))
 
@@ -99,6 +118,32 @@ def _synthetic(workload: Any, seed: int, until: float | None) -> Iterator[Reques
         raise ScenarioError(f"workload: {workload.kind} without end; set limit (requests) or until (s)")
     times = _released(workload.concurrency) if closed else arrivals(workload, seed)
     return _drawn(times, _Sampler(workload, seed), limit)
+
+
+def _sessions(workload: Any, seed: int, until: float | None) -> Iterator[Requests]:
+    """Yield the turns of sessions that begin before *until*; a session ends before a turn longer than `context`."""
+    sampler, left = _Sampler(workload, seed), math.inf if workload.limit is None else workload.limit
+    count, longest = 0, math.inf if workload.context is None else workload.context
+    starts = _until(arrivals(workload, seed), math.inf if until is None else until)
+    for found in sessions.turns(starts, seed, workload.turns, workload.think):
+        added, answers, _ = sampler.draw(len(found.session))
+        prompts = sessions.whole_prompts(found.session, added, answers)
+        kept = np.flatnonzero((prompts + answers <= longest) | np.isnan(found.think_s))[: int(min(left, len(prompts)))]
+        session, arrival_s, think_s = found.session[kept], found.arrival_s[kept], found.think_s[kept]
+        blocks = Blocks(sessions.BLOCK_TOKENS, sessions.block_ids(session, (prompts + answers)[kept]))
+        ids, index = np.arange(count, count + len(kept)), np.zeros(len(kept), dtype=np.int64)
+        yield Requests(ids, arrival_s, prompts[kept], answers[kept], index, blocks=blocks, think_s=think_s)
+        count, left = count + len(kept), left - len(kept)
+        if left <= 0:
+            return
+
+
+def _until(times: Iterator[FloatArray], end: float) -> Iterator[FloatArray]:
+    """Yield *times* before *end*."""
+    for block in times:
+        yield block[block < end]
+        if len(block) and block[-1] >= end:
+            return
 
 
 def _released(concurrency: int) -> Iterator[FloatArray]:
@@ -177,5 +222,6 @@ def _numbered(trace: Trace) -> Iterator[Requests]:
     for rows in trace:
         ids = np.arange(count, count + len(rows))
         index = np.zeros(len(rows), dtype=np.int64) if rows.labels is None else np.searchsorted(names, rows.labels)
-        yield Requests(ids, rows.arrival_s, rows.prompt_tokens, rows.output_tokens, index, names)
+        blocks = None if rows.blocks is None else Blocks(BLOCK_TOKENS, rows.blocks)
+        yield Requests(ids, rows.arrival_s, rows.prompt_tokens, rows.output_tokens, index, names, blocks)
         count += len(rows)

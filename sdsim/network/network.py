@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -35,8 +35,8 @@ class Network:
     def __init__(self, gpus: Sequence[Gpu], preset: Preset) -> None:
         self.preset = preset
         self.graph = cluster_graph(gpus, preset)
-        self._routes = lru_cache(self._routes_from)
-        self._lines = lru_cache(self._price)
+        self._routes = cache(self._routes_from)
+        self._lines = cache(self._price)
 
     def all_reduce(self, size: float, gpus: Sequence[int]) -> float:
         """Return the seconds in which *gpus* sum *size* bytes that each of them has."""

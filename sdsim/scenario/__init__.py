@@ -17,7 +17,6 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    PlainSerializer,
     PrivateAttr,
     ValidationError,
     ValidationInfo,
@@ -38,6 +37,16 @@ from sdsim.scenario.fields import (
     listed,
 )
 from sdsim.scenario.file import Source, read_scenario
+from sdsim.scenario.fleet import (
+    ROOFLINE,
+    AutoscaleSpec,
+    Calibration,
+    FailureSpec,
+    Gpus,
+    PoolSpec,
+    check_layout,
+    layout,
+)
 from sdsim.scenario.parts import (
     Acceptance,
     DraftSpec,
@@ -51,9 +60,18 @@ from sdsim.scenario.parts import (
 )
 from sdsim.scenario.problems import problems
 from sdsim.scenario.workload import Workload, WorkloadSpec
-from sdsim.units import COUNT, GpuCount, Span, parse_gpus, parse_whole, shown
+from sdsim.units import COUNT, GpuCount, Span, parse_whole, shown
 
-__all__ = ["DraftSpec", "PolicySpec", "ReplicaSpec", "Scenario", "Slo", "load_scenario", "scenario_from_mapping"]
+__all__ = [
+    "ROOFLINE",
+    "DraftSpec",
+    "PolicySpec",
+    "ReplicaSpec",
+    "Scenario",
+    "Slo",
+    "load_scenario",
+    "scenario_from_mapping",
+]
 
 
 def _draft(value: object) -> object:
@@ -66,15 +84,6 @@ def _engine(name: str, info: ValidationInfo) -> str:
 
     ask(lambda: load_engine(name, folder(info)))
     return name if name in engine_names() else str(existing(name, folder(info)) or name)
-
-
-def _calibration(name: str, info: ValidationInfo) -> str:
-    from sdsim.latency.calibrated import check_calibration
-
-    gpus = info.data.get("gpus")
-    if name != ROOFLINE and gpus is not None:
-        ask(lambda: check_calibration(name, folder(info), gpus.name))
-    return str(existing(name, folder(info)) or name)
 
 
 def _network(name: str) -> str:
@@ -93,32 +102,26 @@ def _collectives(name: str, info: ValidationInfo) -> str:
     return str(existing(name, folder(info)) or name)
 
 
-def _gpus(gpus: GpuCount) -> GpuCount:
-    from sdsim.gpus import check_gpu_name
-
-    ask(lambda: check_gpu_name(gpus.name))
-    return gpus
-
-
-ROOFLINE = "roofline"
-
-
 class Scenario(Spec):
     """One scenario. Two are equal if they ask for the same runs, wherever they were read from."""
 
     model: Annotated[Name, AfterValidator(model_name)]
     draft: Annotated[DraftSpec | None, BeforeValidator(_draft)] = None
     replica: ReplicaSpec = ReplicaSpec()
-    gpus: Annotated[GpuCount, AfterValidator(_gpus), BeforeValidator(parse_gpus), PlainSerializer(str)]
+    gpus: Gpus
     """The GPUs of one replica."""
     replicas: Count = 1
+    pools: tuple[PoolSpec, ...] = ()
+    """Replicas beside these."""
+    failures: tuple[FailureSpec, ...] = ()
+    autoscale: AutoscaleSpec | None = None
     router: Annotated[RouterSpec, BeforeValidator(kind_word)] = RouterSpec()
     engines: Annotated[tuple[Annotated[Name, AfterValidator(_engine)], ...], BeforeValidator(listed)] = Field(
         default=("ideal",), alias="engine"
     )
     until: PositiveSeconds | None = None
     """When the clock stops; None: when the last request is done."""
-    calibration: Annotated[Name, AfterValidator(_calibration)] | None = None
+    calibration: Calibration | None = None
     """A file that profile_gpu wrote, or `roofline`; None: the one shipped for the GPU, else the roofline."""
     network: Annotated[Name, AfterValidator(_network)] = "hgx"
     """How the GPUs are joined, a name in data/networks.yaml."""
@@ -162,22 +165,20 @@ class Scenario(Spec):
     @property
     def layout(self) -> Layout:
         """How a replica's GPUs share the model."""
-        return Layout(self.gpus.count, self.replica.tensor_parallel, self.replica.expert_parallel > 1)
+        return layout(self.gpus, self.replica)
+
+    @property
+    def is_fleet(self) -> bool:
+        """Whether more happens between replicas than that requests are sent to them."""
+        reuses = any(replica.prefix_cache for replica in (self.replica, *(pool.replica for pool in self.pools)))
+        return bool(self.pools or self.failures or self.autoscale or reuses or self.workload.kind == "sessions")
 
     @field_validator("gpus")
     @classmethod
     def _check_gpus(cls, gpus: GpuCount, info: ValidationInfo) -> GpuCount:
         replica = info.data.get("replica")
         if isinstance(replica, ReplicaSpec):
-            tensor, expert = replica.tensor_parallel, replica.expert_parallel
-            if gpus.count != max(tensor, expert):
-                allowed = f"allowed: {max(tensor, expert)}, the larger of replica.tensor_parallel {tensor}"
-                change = f"write {max(tensor, expert)} x {gpus.name}, or set replica.tensor_parallel to {gpus.count}"
-                raise ValueError(f"found {gpus}; {allowed} and replica.expert_parallel {expert}; {change}")
-            if expert not in (1, gpus.count) or gpus.count % tensor:
-                found = f"found {gpus} with replica.expert_parallel {expert} and replica.tensor_parallel {tensor}"
-                allowed = f"allowed: expert_parallel 1 or {gpus.count}, and a tensor_parallel that divides {gpus.count}"
-                raise ValueError(f"{found}; {allowed}; change one of them")
+            check_layout(gpus, replica)
         return gpus
 
     @field_validator("workload")
@@ -188,6 +189,23 @@ class Scenario(Spec):
             found = f"found kind {workload.kind}, which never ends"
             raise ValueError(f"{found}; allowed: with workload.limit or until; add limit: 10000 to it, or until: 20min")
         return workload
+
+    @field_validator("failures")
+    @classmethod
+    def _check_failures(cls, failures: tuple[FailureSpec, ...], info: ValidationInfo) -> tuple[FailureSpec, ...]:
+        count = info.data.get("replicas", 0) + sum(pool.replicas for pool in info.data.get("pools", ()))
+        wrong = [failure.replica for failure in failures if failure.replica >= count]
+        if wrong and "replicas" in info.data and "pools" in info.data:
+            raise ValueError(f"found replica {wrong[0]}; allowed: 0 to {count - 1}; name one that there is")
+        return failures
+
+    @field_validator("autoscale")
+    @classmethod
+    def _check_autoscale(cls, rule: AutoscaleSpec | None, info: ValidationInfo) -> AutoscaleSpec | None:
+        most = info.data.get("replicas")
+        if rule is not None and most is not None and rule.min > most:
+            raise ValueError(f"found min {rule.min}; allowed: 1 to replicas, {most}; lower it, or raise replicas")
+        return rule
 
     @field_validator("policies")
     @classmethod

@@ -79,6 +79,8 @@ class ReplicaSpec(Spec):
     max_num_seqs: Count = 256
     max_num_batched_tokens: Count = 8192
     memory_fraction: Part = 0.95
+    prefix_cache: bool = False
+    """Whether prompts reuse the KV of equal prefixes, where the workload knows them: sessions, Mooncake traces."""
 
 
 class RouterSpec(Spec):

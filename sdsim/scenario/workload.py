@@ -166,6 +166,21 @@ class ClosedWorkload(SyntheticWorkload):
     think: Seconds = 0.0
 
 
+class SessionsWorkload(WorkloadSpec):
+    """Conversations that begin at `rate`, of `turns` turns in the mean, `think` s in the mean after each answer.
+
+    `lengths` are what a turn adds to the prompt, and its answer. A session ends before a turn of more than `context`
+    tokens, prompt and answer.
+    """
+
+    kind: Literal["sessions"] = "sessions"
+    rate: Rate
+    turns: Annotated[float, BeforeValidator(partial(parse_number, span=Span(1)))]
+    think: Seconds
+    lengths: LengthsSpec
+    context: Count | None = None
+
+
 class Clip(Spec):
     """The longest prompt and output; longer ones are shortened."""
 
@@ -201,9 +216,10 @@ class TraceWorkload(WorkloadSpec):
         return value
 
 
+Drawn = PoissonWorkload | BurstyWorkload | MmppWorkload | DiurnalWorkload | ClosedWorkload | SessionsWorkload
 Workload = Annotated[
     Annotated[
-        PoissonWorkload | BurstyWorkload | MmppWorkload | DiurnalWorkload | ClosedWorkload | TraceWorkload,
+        Drawn | TraceWorkload,
         Field(discriminator="kind"),
     ],
     BeforeValidator(kind_word),

@@ -17,7 +17,7 @@ from sdsim.trace_readers.mistakes import Mistakes
 from sdsim.trace_readers.replay import Clip, Survey, replayed, stretched, survey, usable
 from sdsim.trace_readers.rows import Read, Rows
 
-__all__ = ["FORMATS", "LABELLED", "Clip", "Rows", "Trace", "open_trace"]
+__all__ = ["BLOCK_TOKENS", "FORMATS", "LABELLED", "Clip", "Rows", "Trace", "open_trace"]
 
 _FILES: dict[str, Callable[[Path, int, Mistakes], Iterator[Rows]]] = {
     "azure": azure.read,
@@ -28,6 +28,8 @@ _FILES: dict[str, Callable[[Path, int, Mistakes], Iterator[Rows]]] = {
 FORMATS = tuple(sorted([*_FILES, "servegen"]))
 LABELLED = ("jsonl",)
 """Formats whose rows may name their class."""
+BLOCK_TOKENS = mooncake.BLOCK_TOKENS
+"""Tokens of a prefix block, where a format has them."""
 
 
 @dataclass(frozen=True, slots=True)

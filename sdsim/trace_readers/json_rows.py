@@ -38,6 +38,8 @@ class JsonFormat:
     outputs: tuple[str, ...]
     unit: str = "s"
     label: str | None = None
+    blocks: str | None = None
+    """The key of the ids of a prompt's prefix blocks."""
 
     def read(self, path: Path, mistakes: Mistakes) -> Iterator[Rows]:
         """Yield the rows of the file *path*."""
@@ -61,7 +63,8 @@ class JsonFormat:
             records: list[dict[str, Any]] = [json.loads(line) for line in lines]
             names = [next(name for name in names if name in records[0]) for names in self._columns()]
             times, prompts, outputs = ([record[name] for record in records] for name in names)
-            return check(Rows(_seconds(times, self.unit), _tokens(prompts), _tokens(outputs), self._labels(records)))
+            found = _seconds(times, self.unit), _tokens(prompts), _tokens(outputs), self._labels(records)
+            return check(Rows(*found, blocks=self._blocks(records)))
         except (TypeError, KeyError, StopIteration, RecursionError, OverflowError) as error:
             raise ValueError(str(error)) from None
 
@@ -82,6 +85,9 @@ class JsonFormat:
             seconds_fault(time, record[time], _number(record[time]), self.unit),
             *(tokens_fault(name, record[name], _number(record[name])) for name in (prompt, output)),
         )
+        if self.blocks is not None and not _are_ids(record.get(self.blocks, [])):
+            ids = f"{self.blocks} is {shown(record[self.blocks])}; a list of whole numbers is allowed; correct it"
+            return next(filter(None, faults), ids)
         label = f"class is {shown(record.get('class'))}; 1 to {MAX_LABEL} characters are allowed; rename it"
         return next(filter(None, faults), label)
 
@@ -95,6 +101,17 @@ class JsonFormat:
         if not all(isinstance(label, str) and 0 < len(label) <= MAX_LABEL for label in set(labels)):
             raise ValueError("class")
         return np.array(labels)
+
+    def _blocks(self, records: list[dict[str, Any]]) -> npt.NDArray[np.object_] | None:
+        if self.blocks is None or not any(self.blocks in record for record in records):
+            return None
+        found = np.empty(len(records), dtype=object)
+        for i, record in enumerate(records):
+            ids = record.get(self.blocks, [])
+            if not _are_ids(ids):
+                raise ValueError(self.blocks)
+            found[i] = tuple(ids)
+        return found
 
 
 JSONL = JsonFormat(
@@ -125,6 +142,10 @@ def _tokens(tokens: list[Any]) -> IntArray:
     if not kinds <= {int, float} or not all(float(value).is_integer() for value in tokens):
         raise ValueError("tokens")
     return np.array([int(value) for value in tokens], dtype=np.int64)
+
+
+def _are_ids(ids: object) -> bool:
+    return isinstance(ids, list) and set(map(type, ids)) <= {int}
 
 
 def _number(value: object) -> float | None:

@@ -3,7 +3,8 @@
 One JSON object a line: timestamp in ms, input_length, output_length, hash_ids. The conversation and
 tool traces give the time of a 3 s bucket only, and their counts are those of a Poisson process, so
 requests that share a timestamp are spread uniformly over the 3 s after it, or up to the next timestamp
-where that is nearer; they keep the file's order. `hash_ids`, the prefix blocks, are not used.
+where that is nearer; they keep the file's order. `hash_ids` name the prompt's blocks of BLOCK_TOKENS
+tokens; equal ids are equal prefixes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from sdsim.policy import FloatArray
 from sdsim.streams import coins
@@ -21,8 +23,9 @@ from sdsim.trace_readers.mistakes import Mistakes
 from sdsim.trace_readers.rows import Rows, in_order
 
 BUCKET_S = 3.0
+BLOCK_TOKENS = 512
 
-FORMAT = JsonFormat("mooncake", ("timestamp",), ("input_length",), ("output_length",), unit="ms")
+FORMAT = JsonFormat("mooncake", ("timestamp",), ("input_length",), ("output_length",), unit="ms", blocks="hash_ids")
 
 
 def read(path: Path, seed: int, mistakes: Mistakes) -> Iterator[Rows]:
@@ -63,4 +66,17 @@ def _joined(first: Rows, second: Rows) -> Rows:
         np.concatenate((first.prompt_tokens, second.prompt_tokens)),
         np.concatenate((first.output_tokens, second.output_tokens)),
         line=lines,
+        blocks=_joined_blocks(first, second),
     )
+
+
+def _joined_blocks(first: Rows, second: Rows) -> npt.NDArray[np.object_] | None:
+    """Return the blocks of both; requests of a part without any have none."""
+    if first.blocks is None and second.blocks is None:
+        return None
+    parts = []
+    for rows in (first, second):
+        none = np.empty(len(rows), dtype=object)
+        none.fill(())
+        parts.append(none if rows.blocks is None else rows.blocks)
+    return np.concatenate(parts)

@@ -96,6 +96,7 @@ def replayed(rows: Iterator[Rows], seen: Survey, span_s: float, clip: Clip) -> I
             _clipped(block.prompt_tokens, clip.prompt),
             _clipped(block.output_tokens, clip.output),
             block.labels,
+            blocks=block.blocks,
         )
 
 

@@ -28,6 +28,8 @@ class Rows:
     """Class of each request; None: the format has none."""
     line: IntArray | None = None
     """Line of each request in its file."""
+    blocks: npt.NDArray[np.object_] | None = None
+    """The ids of each prompt's prefix blocks, a tuple a request; None: the format has none."""
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -40,6 +42,7 @@ class Rows:
             self.output_tokens[chosen],
             None if self.labels is None else self.labels[chosen],
             None if self.line is None else self.line[chosen],
+            None if self.blocks is None else self.blocks[chosen],
         )
 
 
