@@ -2,7 +2,7 @@
 
 import networkx as nx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdsim.errors import ScenarioError
@@ -94,6 +94,7 @@ def test_slower_gpus_slow_the_group():
     assert mixed.all_reduce(1e9, (0, 1)) == pytest.approx(1e9 / (300e9 * HGX.inside_fraction), rel=0.01)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(network_names()),
     st.integers(2, 20),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdsim.request import RequestTable
@@ -56,6 +56,7 @@ def test_round_robin_takes_turns():
     assert [router([Fake()] * 3, r, 0.0) for r in range(5)] == [0, 1, 2, 0, 1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 1000))
 def test_power_of_two_takes_the_better_of_two(loads, request):
     replicas = [Fake(load) for load in loads]
