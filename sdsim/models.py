@@ -171,6 +171,13 @@ def model_names() -> list[str]:
     return sorted(_shipped())
 
 
+def published_name(name: str) -> str:
+    """Return the Hugging Face name of a model that ships; what is none, such as a path, as it is."""
+    word = name.strip().lower()
+    found = [str(one["aliases"][0]) for key, one in _shipped().items() if word in _names(key, one)]
+    return found[0] if found else name
+
+
 def load_model(name_or_path: str, folder: Path = Path()) -> Model:
     """Return a shipped model by name or alias, or one read from a Hugging Face config.json.
 
@@ -198,12 +205,16 @@ def check_draft_name(name: str, folder: Path = Path()) -> None:
 def _load(name: str, folder: Path, kind: str) -> Model:
     word = name.strip().lower()
     for shipped, entry in _shipped().items():
-        if word == shipped or word in map(str.lower, entry["aliases"]):
+        if word in _names(shipped, entry):
             return build_model(entry["config"], shipped, f"models.yaml: {shipped}")
     path = _find(name, folder, kind)
     # Hugging Face lays a model out as a folder that is called after it.
     called = path.absolute().parent.name if path.name == "config.json" else path.stem
     return build_model(read_config(path), called, str(path))
+
+
+def _names(shipped: str, entry: Mapping[str, Any]) -> set[str]:
+    return {shipped, *map(str.lower, entry["aliases"])}
 
 
 def _find(name: str, folder: Path, kind: str) -> Path:

@@ -1,0 +1,105 @@
+"""The policies that a recommendation chooses among, the simplest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from sdsim.engine_config import ranges
+from sdsim.errors import PolicyError, ScenarioError
+from sdsim.experiment import told_apart
+from sdsim.policies import label, policy_class, policy_names
+from sdsim.policy import IntArray, Policy, learn_nothing
+from sdsim.recommendation.ranking import Contender
+from sdsim.scenario import PolicySpec, Scenario
+from sdsim.simulation import System, make_policy
+
+TUNED = "batch_table"
+"""Named without a table, it is the one found by pricing."""
+LIVE = ("goodput", "auto")
+"""Laws that decide by what they see, each where it is installed."""
+OFF = PolicySpec(kind="off")
+
+
+def default_policies(scenario: Scenario, table: IntArray, lengths: Sequence[int]) -> list[PolicySpec]:
+    """Return off, the tuned *table*, each constant of *lengths*, the live laws, and the scenario's own policies."""
+    own = [spec for spec in scenario.policies if not _needs_truth(spec)]
+    taken = {spec.kind for spec in own}
+    live = [name for name in LIVE if name in policy_names() and name not in taken]
+    found = [OFF, table_policy(table)]
+    found += [PolicySpec(kind="fixed", parameters={"length": k}) for k in lengths if k]
+    found += [PolicySpec(kind=name, parameters={"lengths": list(lengths)}) for name in live]
+    return [*found, *(spec for spec in own if spec not in found)]
+
+
+def named_policies(text: str, table: IntArray) -> list[PolicySpec]:
+    """Return the policies in *text*, such as `off, goodput, {kind: fixed, length: 2}`; off is always among them.
+
+    Raises ScenarioError for what is no policy, or needs what only a simulation knows.
+    """
+    try:
+        words: Any = yaml.safe_load(f"[{text}]")
+    except yaml.YAMLError:
+        raise ScenarioError(f"--policies: {text!r}; allowed: names and mappings, such as off,goodput") from None
+    found = [OFF]
+    for word in words:
+        spec = table_policy(table) if word == TUNED else _spec(word)
+        if spec not in found:
+            found.append(spec)
+    return found
+
+
+def _spec(word: object) -> PolicySpec:
+    try:
+        spec = PolicySpec.model_validate(word)
+    except ValidationError as error:
+        problems = (str(one["msg"]).removeprefix("Value error, ") for one in error.errors())
+        raise ScenarioError(*(f"--policies: {problem}" for problem in problems)) from None
+    if _needs_truth(spec):
+        raise ScenarioError(f"--policies: {spec.kind} plans by what only a simulation knows; allowed: real policies")
+    return spec
+
+
+def table_policy(table: IntArray) -> PolicySpec:
+    """Return the policy that looks *table* up."""
+    return PolicySpec(kind=TUNED, parameters={"table": ranges(table)})
+
+
+def contenders(policies: Sequence[PolicySpec], table: IntArray, system: System) -> list[Contender]:
+    """Return *policies* by their labels, told apart, *table* being the tuned one."""
+    tuned = table_policy(table)
+    labels = [(label(make_policy(spec, system), spec.kind), spec) for spec in policies]
+    return [Contender(name, spec, tuned=spec == tuned) for name, spec in zip(told_apart(labels), policies, strict=True)]
+
+
+def lengths_of(spec: PolicySpec, policy: Policy) -> list[int]:
+    """Return the draft lengths that *policy* chooses among."""
+    if spec.kind == "fixed":
+        return [int(spec.parameters["length"])]
+    if spec.kind == TUNED:
+        return sorted({length for _, _, length in spec.parameters["table"]})
+    return sorted(getattr(policy, "lengths", (0,)))
+
+
+def learns(policy: Policy) -> bool:
+    """Return whether what *policy* plans depends on what it has seen."""
+    return type(policy).learn is not learn_nothing
+
+
+def check_lengths(policies: Sequence[PolicySpec], system: System, longest: int) -> None:
+    """Raise PolicyError if any of *policies* drafts beyond the *longest* draft that acceptance is known for."""
+    problems = [
+        f"policy: {spec.kind} drafts up to {max(lengths)} tokens, but acceptance is known for {longest} positions; "
+        "shorten its lengths, or choose with --policies and --lengths"
+        for spec in policies
+        if max(lengths := lengths_of(spec, make_policy(spec, system))) > longest
+    ]
+    if problems:
+        raise PolicyError(*problems)
+
+
+def _needs_truth(spec: PolicySpec) -> bool:
+    return "truth" in getattr(policy_class(spec.kind), "needs", ())

@@ -1,0 +1,76 @@
+"""Candidates run against each other: all on the first seed, those near the best on every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sdsim.recommendation.candidates import (
+    OFF,
+    check_lengths,
+    contenders,
+    default_policies,
+    named_policies,
+    table_policy,
+)
+from sdsim.recommendation.case import Case
+from sdsim.recommendation.ranking import SPEED, Contender, Gain, best, gain, ranked
+
+FINALISTS = 3
+"""Policies beside off that run on every seed."""
+FAR = 0.05
+"""Share of the objective by which a policy may trail on the first seed and still run on the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The outcome of a contest."""
+
+    order: tuple[Contender, ...]
+    """Run on every seed, best first, one of each label."""
+    off: Contender
+    dropped: tuple[tuple[Contender, Gain], ...]
+    """After the first seed, with what they gained there over the best."""
+
+
+def contest(case: Case) -> Standing:
+    """Return how the candidates of *case* stand."""
+    chosen, dropped = _near(case, _screened(case))
+    final = case.run(chosen, case.seeds[1:])
+    order = ranked(final, case.figure)
+    firsts = [one for i, one in enumerate(order) if not any(one.label == other.label for other in order[:i])]
+    return Standing(tuple(firsts), next(one for one in final if one.spec == OFF), dropped)
+
+
+def _screened(case: Case) -> list[Contender]:
+    """Return all candidates after the first seed, the simplest first."""
+    named, table = case.question.policies, case.table
+    if named is None:
+        policies = default_policies(case.scenario, table, case.lengths)
+    else:
+        policies = named_policies(named, table)
+    check_lengths(policies, case.system, case.drafts.law.longest)
+    _, *rest = contenders(policies, table, case.system)
+    found = [case.off, *case.run(rest, case.seeds[:1])]
+    return [one for candidate in found for one in _with_alternative(case, candidate)]
+
+
+def _with_alternative(case: Case, one: Contender) -> list[Contender]:
+    """Return *one*; behind the tuned table the best alternative that seems better on the first seed, if any."""
+    if not one.tuned:
+        return [one]
+    tables = case.times.alternatives(case.tokens, one.trials[0].largest_batch)
+    others = [replace(one, spec=table_policy(table), trials=()) for table in tables]
+    figures = (case.figure, SPEED)
+    ahead = [other for other in case.run(others, case.seeds[:1]) if any(gain(other, one, f).mean > 0 for f in figures)]
+    return [one, best(ahead, case.figure)] if ahead else [one]
+
+
+def _near(case: Case, screened: Sequence[Contender]) -> tuple[list[Contender], tuple[tuple[Contender, Gain], ...]]:
+    """Return the candidates to go on with, the simplest first, and those dropped."""
+    order = ranked(screened, case.figure)
+    behind = [gain(one, order[0], case.figure) for one in order]
+    near = [one.label for one, lag in zip(order, behind, strict=True) if one.spec != OFF and lag.mean >= -FAR]
+    kept = {"off", *list(dict.fromkeys(near))[:FINALISTS]}
+    dropped = [(one, lag) for one, lag in zip(order, behind, strict=True) if one.label not in kept]
+    return [one for one in screened if one.label in kept], tuple(dropped)

@@ -1,0 +1,44 @@
+"""What the engine is to run of the best policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sdsim.engine_config import policy_table
+from sdsim.policy import IntArray
+from sdsim.recommendation.candidates import OFF, learns
+from sdsim.recommendation.case import Case
+from sdsim.recommendation.contest import Standing
+from sdsim.recommendation.engines import Deployment, engine_configuration
+from sdsim.recommendation.ranking import Contender
+
+
+def configuration(case: Case, standing: Standing) -> dict[str, Any]:
+    """Return the engine's configuration of the best policy.
+
+    That is its own table as far as runs have seen batches, and the tuned one beyond. A policy that learns has no table:
+    the tuned one stands for it, and where the engine takes policies it runs live.
+    """
+    winner, tuned = standing.order[0], _tuned(case, standing)
+    policy, table, live = case.policy(winner), tuned, None
+    if winner.spec == OFF:
+        table = np.zeros_like(tuned)
+    elif learns(policy):
+        live = (winner.spec, tuple(case.lengths_of(winner)))
+    elif not winner.tuned:
+        seen = np.arange(1, len(tuned) + 1) <= max(trial.largest_batch for trial in winner.trials)
+        table = np.where(seen, _table(case, winner), tuned)
+    prices, question = case.system.prices, case.question
+    chosen = Deployment(table, case.draft, question.drafter, prices, case.context, live)
+    return engine_configuration(question.engine, chosen)
+
+
+def _tuned(case: Case, standing: Standing) -> IntArray:
+    """Return the tuned table that stood best, or the one by prices if none ran on every seed."""
+    return next((_table(case, one) for one in standing.order if one.tuned), case.table)
+
+
+def _table(case: Case, one: Contender) -> IntArray:
+    return policy_table(case.policy(one), case.scenario.replica.max_num_seqs, case.context)

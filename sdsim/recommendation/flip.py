@@ -1,0 +1,63 @@
+"""The acceptance at which speculation begins to pay: everything else, coins included, stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sdsim.recommendation.candidates import OFF, learns, table_policy
+from sdsim.recommendation.case import FEW, Case
+from sdsim.recommendation.drafts import Drafts, moved
+from sdsim.recommendation.ranking import Contender, best
+from sdsim.verdict import flip_acceptance
+
+STEP, TOLERANCE = 0.06, 0.02
+"""Of the mean acceptance: the first step away from the guess, and the width of the last bracket."""
+
+
+def crossing(pays: Callable[[float], bool], guess: float) -> float | None:
+    """Return the acceptance from which speculation *pays*: 0 if always, None if at none up to 1.
+
+    Speculation is taken to pay above any acceptance at which it does. Steps away from *guess* double until the answer
+    changes; then the bracket is halved.
+    """
+    near, step, first = guess, STEP, pays(guess)
+    while pays(far := min(max(near - step if first else near + step, 0.0), 1.0)) == first:
+        if far in (0.0, 1.0):
+            return 0.0 if first else None
+        near, step = far, 2 * step
+    low, high = (far, near) if first else (near, far)
+    while high - low > TOLERANCE:
+        middle = (low + high) / 2
+        low, high = (low, middle) if pays(middle) else (middle, high)
+    return (low + high) / 2
+
+
+def flips_below(case: Case, winner: Contender, off: Contender) -> float | None:
+    """Return the mean acceptance below which off is best; None if it is best at any.
+
+    At each acceptance off meets a table priced for it, or the *winner* itself where that learns.
+    """
+    seeds = case.seeds[:FEW]
+    base = replace(off, trials=off.trials[: len(seeds)])
+    adapts = winner.spec != OFF and learns(case.policy(winner))
+
+    def pays(acceptance: float) -> bool:
+        assert case.scenario.acceptance is not None
+        law = moved(case.scenario.acceptance, case.drafts.mean, acceptance)
+        at = case.scenario.model_copy(update={"acceptance": law})
+        table = case.times.table(Drafts(at, law).tokens(case.lengths))
+        if not adapts and not table.any():
+            return False  # a drafter that never drafts only costs
+        spec = winner.spec if adapts else table_policy(table)
+        rival = Contender("challenger", spec, tuple(case.bench.run(at, [spec], seeds)[0]))
+        return best([base, rival], case.figure) is rival
+
+    return crossing(pays, _guess(case))
+
+
+def _guess(case: Case) -> float:
+    """Return the acceptance at which the first length breaks even at off's mean batch, if all rows are alike."""
+    rows = max(round(case.off.trials[0].summary["mean_batch"] or 1), 1)
+    rates = [flip_acceptance(case.system.prices, rows, k, case.context) for k in case.lengths if k]
+    return min((rate for rate in rates if rate is not None), default=1.0)
