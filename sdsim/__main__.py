@@ -16,6 +16,10 @@ COMMANDS = {
         "find the highest rate within the SLOs, or the Pareto front",
         "python -m sdsim.capacity scenarios/steady.yaml --slo-attainment 0.9",
     ),
+    "recommend": (
+        "the best policy, how sure that is, and your engine's configuration",
+        "python -m sdsim.recommend scenarios/bursty.yaml --for vllm",
+    ),
     "predict": (
         "step times and speedups over batch and draft length",
         "python -m sdsim.predict --model qwen2-57b-a14b --draft qwen2-0.5b --gpu h200",
@@ -40,6 +44,14 @@ COMMANDS = {
         "one offline HTML page of finished runs",
         "python -m sdsim.report_html runs/bursty",
     ),
+    "price_table": (
+        "write the step prices that a policy inside an engine reads",
+        "python -m sdsim.price_table scenarios/steady.yaml --out prices.json",
+    ),
+    "engine_metrics": (
+        "acceptance and load of a running vLLM or SGLang",
+        "python -m sdsim.engine_metrics --metrics http://localhost:8000 --every 60",
+    ),
     "make_trace": (
         "write a generated request trace",
         "python -m sdsim.make_trace --kind conv --seconds 600 --out chat.jsonl.gz",
@@ -51,7 +63,7 @@ def overview() -> str:
     """Return the commands, what each does and an example."""
     lines = ["When does speculative decoding pay for a Mixture-of-Experts model, and how should it be scheduled?", ""]
     for name, (purpose, example) in COMMANDS.items():
-        lines += [f"  sdsim.{name:<13}{purpose}", f"  {'':<19}{example}", ""]
+        lines += [f"  sdsim.{name:<15}{purpose}", f"  {'':<21}{example}", ""]
     return "\n".join([*lines, "Each has --help."])
 
 

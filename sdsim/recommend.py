@@ -34,8 +34,6 @@ EXAMPLE = """examples:
   python -m sdsim.recommend scenarios/bursty.yaml --slo ttft=2s,tpot=50ms --for vllm
   python -m sdsim.recommend scenarios/steady.yaml --for sglang --metrics http://localhost:30000 --every 60
   python -m sdsim.recommend scenarios/steady.yaml --policies 'goodput,{kind: fixed, length: 2}' --json"""
-SEEDS = 4
-"""Seeds where neither the scenario nor --seeds asks for several: an interval takes them."""
 ABOUT_RUNS = 40
 """What the progress bar expects; searches end earlier or later."""
 
@@ -51,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("scenario", type=Path, metavar="SCENARIO", help="a scenario file, with a draft")
     p.add_argument("--slo", metavar="NAME=TIME,...", help="targets instead of the scenario's: ttft=2s,tpot=50ms,e2e=9s")
-    p.add_argument("--for", dest="engine", choices=ENGINES, default="vllm", help="the engine to configure")
+    p.add_argument(
+        "--for", dest="engine", default="vllm", metavar="ENGINE", help=", ".join(ENGINES) + " (default vllm)"
+    )
     p.add_argument("--policies", metavar="A,B,...", help="candidates (default: all; batch_table is the tuned one)")
     p.add_argument("--lengths", default="0,1,2,3,4", metavar="K,...", help="draft lengths to choose among")
     share = "of the requests, for the number of GPUs (default 0.9)"
@@ -59,8 +59,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--drafter", metavar="NAME", help="the drafter's weights as the engine finds them")
     metrics = "a running engine's address or saved metrics page; twice, older first: the time between them"
     p.add_argument("--metrics", action="append", default=[], metavar="URL|FILE", help=metrics)
-    p.add_argument("--every", type=float, default=0.0, metavar="S", help="scrape an address again after S seconds")
+    p.add_argument("--every", type=float, metavar="S", help="scrape an address again after S seconds")
     p.add_argument("--seconds", type=float, metavar="S", help="time between two saved pages, for rates")
+    p.add_argument("--model", metavar="NAME", help="the model whose metrics to read, where the server has several")
     add_changes(p)
     add_jobs(p)
     p.add_argument("--out", type=Path, metavar="DIR", help="write the answer and the engine's files here")
@@ -74,8 +75,6 @@ def main(words: Sequence[str]) -> int:
     check_jobs(options)
     question = _question(options)
     scenario = load_scenario(options.scenario, overrides(options, ()))
-    if options.seeds is None and scenario.seeds == 1:
-        scenario = scenario.model_copy(update={"seeds": SEEDS})
     if options.slo is not None:
         scenario = scenario.model_copy(update={"slo": _slo(options.slo)})
     if options.out is not None:
@@ -85,11 +84,11 @@ def main(words: Sequence[str]) -> int:
         found = _recommended(scenario, question, options)
     answer = {**found.json, "measured": None if measured is None else measured.json()}
     if options.out is not None:
-        write_recommendation(options.out, scenario, answer)
+        write_recommendation(options.out, found.scenario, answer)
     if options.json:
         print(to_json(answer))
     else:
-        _show(scenario, found, answer)
+        _show(found, answer)
     return OK
 
 
@@ -99,15 +98,22 @@ def _question(options: argparse.Namespace) -> Question:
         raise ScenarioError(f"--lengths: {options.lengths!r}; allowed: one above 0 at least, such as 0,1,2,3,4")
     if not 0 < options.slo_attainment <= 1:
         raise ScenarioError(f"--slo-attainment: found {options.slo_attainment}; allowed: a share over 0, up to 1")
+    if options.engine not in ENGINES:
+        raise ScenarioError(f"--for: {unknown('engine', options.engine, ENGINES)}")
+    _check_metrics(options)
+    return Question(options.engine, lengths, options.policies, options.slo_attainment, options.drafter)
+
+
+def _check_metrics(options: argparse.Namespace) -> None:
+    for name in ("every", "seconds", "model"):
+        if getattr(options, name) is not None and not options.metrics:
+            raise ScenarioError(f"--{name}: given without --metrics; allowed: with it; name the engine's address")
     for name in ("every", "seconds"):
         value = getattr(options, name)
-        if value is not None and not (0 < value < 1e9 or (name == "every" and value == 0)):
+        if value is not None and not 0 < value < 1e9:
             raise ScenarioError(f"--{name}: {value:g}; allowed: seconds above 0")
-        if value and not options.metrics:
-            raise ScenarioError(f"--{name}: given without --metrics; allowed: with it; name the engine's address")
     if len(options.metrics) > 2:
         raise ScenarioError(f"--metrics: {len(options.metrics)} sources; allowed: one, or two to be differenced")
-    return Question(options.engine, lengths, options.policies, options.slo_attainment, options.drafter)
 
 
 def _slo(text: str) -> Slo:
@@ -133,7 +139,7 @@ def _measured(scenario: Scenario, options: argparse.Namespace) -> tuple[Scenario
     from sdsim.engine_metrics import estimate
     from sdsim.engine_metrics.scrape import read_interval
 
-    found = estimate(read_interval(options.metrics, options.every, options.seconds))
+    found = estimate(read_interval(options.metrics, options.every or 0.0, options.seconds, options.model))
     return apply_measured(scenario, found)
 
 
@@ -150,13 +156,13 @@ def _recommended(scenario: Scenario, question: Question, options: argparse.Names
         return recommend(scenario, question, Bench(workers, finished))
 
 
-def _show(scenario: Scenario, found: Recommendation, answer: dict[str, Any]) -> None:
+def _show(found: Recommendation, answer: dict[str, Any]) -> None:
     from rich.console import Console
 
     from sdsim.report.recommendation import print_recommendation
 
-    notes = doubtful(scenario.model_copy(update={"policies": tuple(one.spec for one in found.standing.order)}))
-    print_recommendation(Console(), scenario, found, answer, notes)
+    notes = doubtful(found.scenario.model_copy(update={"policies": tuple(one.spec for one in found.standing.order)}))
+    print_recommendation(Console(), found, answer, notes)
 
 
 if __name__ == "__main__":

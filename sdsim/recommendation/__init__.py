@@ -29,6 +29,8 @@ class Recommendation:
 
     json: dict[str, Any]
     standing: Standing
+    scenario: Scenario
+    """With the seeds that were run."""
 
 
 def recommend(scenario: Scenario, question: Question, bench: Bench) -> Recommendation:
@@ -51,7 +53,7 @@ def recommend(scenario: Scenario, question: Question, bench: Bench) -> Recommend
         "slo_attainment": question.attainment if scenario.slo else None,
         "config": configuration(case, standing),
     }
-    return Recommendation(answer, standing)
+    return Recommendation(answer, standing, case.scenario)
 
 
 def _gains(name: str, ours: Contender, theirs: Contender, figure: str) -> dict[str, Any]:

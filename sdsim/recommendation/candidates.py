@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,20 +20,32 @@ from sdsim.simulation import System, make_policy
 
 TUNED = "batch_table"
 """Named without a table, it is the one found by pricing."""
-LIVE = ("goodput", "auto")
-"""Laws that decide by what they see, each where it is installed."""
 OFF = PolicySpec(kind="off")
 
 
 def default_policies(scenario: Scenario, table: IntArray, lengths: Sequence[int]) -> list[PolicySpec]:
-    """Return off, the tuned *table*, each constant of *lengths*, the live laws, and the scenario's own policies."""
+    """Return off, the tuned *table*, each constant of *lengths*, laws that decide live, and the scenario's policies."""
     own = [spec for spec in scenario.policies if not _needs_truth(spec)]
     taken = {spec.kind for spec in own}
-    live = [name for name in LIVE if name in policy_names() and name not in taken]
     found = [OFF, table_policy(table)]
-    found += [PolicySpec(kind="fixed", parameters={"length": k}) for k in lengths if k]
-    found += [PolicySpec(kind=name, parameters={"lengths": list(lengths)}) for name in live]
+    found += [PolicySpec(kind="fixed", parameters={"length": k}) for k in lengths if k and set(table.tolist()) != {k}]
+    found += [PolicySpec(kind=name, parameters={"lengths": list(lengths)}) for name in live_laws() if name not in taken]
     return [*found, *(spec for spec in own if spec not in found)]
+
+
+def live_laws() -> list[str]:
+    """Return the installed laws that any engine can run untuned.
+
+    They price the steps of given lengths, change no output, and need no optional field of an observation.
+    """
+    return [name for name in policy_names() if _untuned(policy_class(name))]
+
+
+def _untuned(law: type[Any]) -> bool:
+    parameters = inspect.signature(law).parameters
+    required = {name for name, one in parameters.items() if one.default is one.empty}
+    exact = getattr(law, "lossless_at_temperature", False)
+    return {"cost", "lengths"} <= set(parameters) and required <= {"cost", "lengths"} and exact and not _needs(law)
 
 
 def named_policies(text: str, table: IntArray) -> list[PolicySpec]:
@@ -89,6 +102,12 @@ def learns(policy: Policy) -> bool:
     return type(policy).learn is not learn_nothing
 
 
+def usual_batches(one: Contender) -> tuple[int, int]:
+    """Return the least and most decode rows that were usual in any run of *one*."""
+    low, high = zip(*(trial.usual_batches for trial in one.trials), strict=True)
+    return min(low), max(high)
+
+
 def check_lengths(policies: Sequence[PolicySpec], system: System, longest: int) -> None:
     """Raise PolicyError if any of *policies* drafts beyond the *longest* draft that acceptance is known for."""
     problems = [
@@ -101,5 +120,9 @@ def check_lengths(policies: Sequence[PolicySpec], system: System, longest: int) 
         raise PolicyError(*problems)
 
 
+def _needs(law: type[Any]) -> frozenset[str]:
+    return frozenset(getattr(law, "needs", ()))
+
+
 def _needs_truth(spec: PolicySpec) -> bool:
-    return "truth" in getattr(policy_class(spec.kind), "needs", ())
+    return "truth" in _needs(policy_class(spec.kind))

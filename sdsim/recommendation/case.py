@@ -16,8 +16,10 @@ from sdsim.recommendation.trials import Bench, system_of
 from sdsim.scenario import DraftSpec, Scenario
 from sdsim.simulation import System, make_policy
 
-FEW = 2
-"""Seeds of the searches over acceptance and replicas."""
+SEEDS, FEW = 4, 2
+"""Seeds where the scenario names none, and of the searches over acceptance and replicas."""
+LONG = 100_000
+"""Steps of a run that takes the place of several: half the seeds do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,11 @@ class Case:
         return range(self.scenario.seed, self.scenario.seed + self.scenario.seeds)
 
     @property
+    def few_seeds(self) -> range:
+        """Those of a search, which takes many runs."""
+        return self.seeds[: FEW // 2 if _long(self.off) else FEW]
+
+    @property
     def context(self) -> float:
         """Mean KV length of a row under off, tokens."""
         return self.off.trials[0].context
@@ -85,6 +92,8 @@ class Case:
 
     def run(self, sides: Sequence[Contender], seeds: Sequence[int]) -> list[Contender]:
         """Return *sides* with trials of *seeds* appended."""
+        if not seeds:
+            return list(sides)
         found = self.bench.run(self.scenario, [one.spec for one in sides], seeds)
         return [replace(one, trials=(*one.trials, *trials)) for one, trials in zip(sides, found, strict=True)]
 
@@ -92,14 +101,21 @@ class Case:
 def make_case(scenario: Scenario, question: Question, bench: Bench) -> Case:
     """Return the case, off run on the first seed. Raises ScenarioError for a scenario that leaves nothing to choose."""
     _check(scenario)
+    draft = scenario.draft
     assert scenario.acceptance is not None
-    assert scenario.draft is not None
+    assert draft is not None
     system, drafts = system_of(scenario), Drafts(scenario, scenario.acceptance)
     lengths = tuple(k for k in question.lengths if k <= drafts.law.longest)
     off = Contender("off", OFF, tuple(bench.run(scenario, [OFF], [scenario.seed])[0]))
     context, rows = off.trials[0].context, scenario.replica.max_num_seqs
-    times = step_times(system.prices, rows, lengths, context, scenario.draft.available)
-    return Case(scenario, scenario.draft, question, bench, system, drafts, lengths, times, off)
+    times = step_times(system.prices, rows, lengths, context, draft.available)
+    if "seeds" not in scenario.model_fields_set:
+        scenario = scenario.model_copy(update={"seeds": SEEDS // 2 if _long(off) else SEEDS})
+    return Case(scenario, draft, question, bench, system, drafts, lengths, times, off)
+
+
+def _long(off: Contender) -> bool:
+    return bool(off.trials[0].summary["steps"] > LONG)
 
 
 def _check(scenario: Scenario) -> None:

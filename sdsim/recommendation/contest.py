@@ -12,12 +12,13 @@ from sdsim.recommendation.candidates import (
     default_policies,
     named_policies,
     table_policy,
+    usual_batches,
 )
 from sdsim.recommendation.case import Case
 from sdsim.recommendation.ranking import SPEED, Contender, Gain, best, gain, ranked
 
-FINALISTS = 3
-"""Policies beside off that run on every seed."""
+FINALISTS = 2
+"""Policies beside off and the tuned table that run on every seed."""
 FAR = 0.05
 """Share of the objective by which a policy may trail on the first seed and still run on the others."""
 
@@ -59,7 +60,7 @@ def _with_alternative(case: Case, one: Contender) -> list[Contender]:
     """Return *one*; behind the tuned table the best alternative that seems better on the first seed, if any."""
     if not one.tuned:
         return [one]
-    tables = case.times.alternatives(case.tokens, one.trials[0].largest_batch)
+    tables = case.times.alternatives(case.tokens, *usual_batches(one))
     others = [replace(one, spec=table_policy(table), trials=()) for table in tables]
     figures = (case.figure, SPEED)
     ahead = [other for other in case.run(others, case.seeds[:1]) if any(gain(other, one, f).mean > 0 for f in figures)]
@@ -70,7 +71,8 @@ def _near(case: Case, screened: Sequence[Contender]) -> tuple[list[Contender], t
     """Return the candidates to go on with, the simplest first, and those dropped."""
     order = ranked(screened, case.figure)
     behind = [gain(one, order[0], case.figure) for one in order]
-    near = [one.label for one, lag in zip(order, behind, strict=True) if one.spec != OFF and lag.mean >= -FAR]
-    kept = {"off", *list(dict.fromkeys(near))[:FINALISTS]}
+    always = {one.label for one in order if one.spec == OFF or one.tuned}
+    near = [one.label for one, lag in zip(order, behind, strict=True) if one.label not in always and lag.mean >= -FAR]
+    kept = always | set(near[:FINALISTS])
     dropped = [(one, lag) for one, lag in zip(order, behind, strict=True) if one.label not in kept]
     return [one for one in screened if one.label in kept], tuple(dropped)

@@ -33,6 +33,8 @@ METHODS = {
     "sglang": {"model": "STANDALONE", "eagle3": "EAGLE3", "mtp": "NEXTN", "ngram": "NGRAM"},
     "tensorrt-llm": {"model": "Draft_Target", "eagle3": "Eagle3", "mtp": "MTP", "ngram": "NGram"},
 }
+ADAPTIVE = ("eagle3", "mtp")
+"""Drafters whose length SGLang changes as it runs (0.5.23: EAGLE, EAGLE3 and what is one of them)."""
 WITHOUT = "speculation does not pay here: serve without it, so that no drafter takes memory"
 
 
@@ -94,28 +96,28 @@ def _sglang(chosen: Deployment) -> dict[str, Any]:
     found |= {"arguments": "", "notes": []}
     if not chosen.table.any():
         return found
-    algorithm, longest = METHODS["sglang"][chosen.draft.kind], int(chosen.table.max())
+    kind, longest = chosen.draft.kind, int(chosen.table.max())
     rows = [n for n in ROWS if n <= len(chosen.table)]
-    costs, error = dspark_costs(chosen.prices, longest, chosen.context, rows)
-    words = [f"--speculative-algorithm {algorithm}"]
+    found["dspark_sps_table"], error = dspark_costs(chosen.prices, longest, chosen.context, rows)
+    words = [f"--speculative-algorithm {METHODS['sglang'][kind]}"]
     if chosen.weights is not None:
         words.append(f"--speculative-draft-model-path {shlex.quote(chosen.weights)}")
-    words.append(sglang_arguments(chosen.table, ADAPTIVE_FILE))
-    found["speculative_adaptive_config"] = sglang_adaptive_config(chosen.table)
-    found["dspark_sps_table"], found["dspark_sps_table_error"] = costs, error
+    if kind in ADAPTIVE:
+        found["speculative_adaptive_config"] = sglang_adaptive_config(chosen.table)
+        words.append(sglang_arguments(chosen.table, ADAPTIVE_FILE))
+        looks = "SGLang looks decoding requests up, padded to graph sizes"
+        found["notes"].append(f"{ADAPTIVE_FILE} holds speculative_adaptive_config; {looks}")
+    else:
+        length = _most_rows(chosen.table)
+        steps = f"--speculative-eagle-topk 1 --speculative-num-steps {length} " if kind == "model" else ""
+        words.append(f"{steps}--speculative-num-draft-tokens {length + 1}")
+        found["notes"].append(f"only EAGLE heads and MTP follow a table; {length} is the length of most batch sizes")
     found["arguments"] = " ".join(words)
-    found["notes"] = [
-        f"{ADAPTIVE_FILE} holds speculative_adaptive_config; SGLang looks decoding requests up, padded to graph sizes",
+    found["notes"].append(
         f"a DSpark drafter takes its costs by --speculative-dspark-sps-table-path {COSTS_FILE}, "
-        f"which are {error:.1%} off the step prices at most",
-    ]
-    if chosen.draft.kind not in ("eagle3", "mtp"):
-        steps = _most_rows(chosen.table)
-        found["notes"].append(
-            f"--speculative-adaptive is for EAGLE heads: with {algorithm}, drop it and take "
-            f"--speculative-num-steps {steps} --speculative-num-draft-tokens {steps + 1}"
-        )
-    if chosen.live is not None:
+        f"which are {error:.1%} off the step prices at most"
+    )
+    if chosen.live is not None and kind in ADAPTIVE:
         found["notes"].append(_live_note(*chosen.live) + "; SGLang takes it by SDSIM_POLICY")
     return found
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sdsim.recommendation.candidates import OFF, learns, table_policy
-from sdsim.recommendation.case import FEW, Case
+from sdsim.recommendation.case import Case
 from sdsim.recommendation.drafts import Drafts, moved
 from sdsim.recommendation.ranking import Contender, best
 from sdsim.verdict import flip_acceptance
@@ -36,15 +36,19 @@ def crossing(pays: Callable[[float], bool], guess: float) -> float | None:
 def flips_below(case: Case, winner: Contender, off: Contender) -> float | None:
     """Return the mean acceptance below which off is best; None if it is best at any.
 
-    At each acceptance off meets a table priced for it, or the *winner* itself where that learns.
+    At each acceptance off meets a table priced for it, or the *winner* itself where that learns. At the scenario's own
+    the contest has decided.
     """
-    seeds = case.seeds[:FEW]
+    seeds = case.few_seeds
     base = replace(off, trials=off.trials[: len(seeds)])
-    adapts = winner.spec != OFF and learns(case.policy(winner))
+    won, mean = winner.spec != OFF, case.drafts.mean
+    adapts = won and learns(case.policy(winner))
 
     def pays(acceptance: float) -> bool:
+        if acceptance >= mean if won else acceptance <= mean:
+            return won
         assert case.scenario.acceptance is not None
-        law = moved(case.scenario.acceptance, case.drafts.mean, acceptance)
+        law = moved(case.scenario.acceptance, mean, acceptance)
         at = case.scenario.model_copy(update={"acceptance": law})
         table = case.times.table(Drafts(at, law).tokens(case.lengths))
         if not adapts and not table.any():
@@ -53,7 +57,8 @@ def flips_below(case: Case, winner: Contender, off: Contender) -> float | None:
         rival = Contender("challenger", spec, tuple(case.bench.run(at, [spec], seeds)[0]))
         return best([base, rival], case.figure) is rival
 
-    return crossing(pays, _guess(case))
+    guess = _guess(case)
+    return crossing(pays, min(guess, mean) if won else max(guess, mean))
 
 
 def _guess(case: Case) -> float:

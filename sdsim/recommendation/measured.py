@@ -23,6 +23,7 @@ class Measured:
     mean_batch: float | None
     replaced: dict[str, Any] = field(default_factory=dict)
     assumed: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def json(self) -> dict[str, Any]:
         """Return it as printed."""
@@ -31,6 +32,7 @@ class Measured:
             "mean_batch": self.mean_batch,
             "replaced": self.replaced,
             "assumed": self.assumed,
+            "warnings": list(self.warnings),
         }
 
 
@@ -39,7 +41,7 @@ def apply_measured(scenario: Scenario, found: Mapping[str, Any]) -> tuple[Scenar
 
     The engine is taken to be one of the scenario's replicas: the traffic is as many times its own.
     """
-    told = Measured(found["engine"], found["load"]["mean_batch"])
+    told = Measured(found["engine"], found["load"]["mean_batch"], warnings=tuple(found["warnings"]))
     for step in (_acceptance, _lengths, _rate):
         scenario = step(scenario, found, told)
     return scenario, told

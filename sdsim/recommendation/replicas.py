@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sdsim.recommendation.case import FEW, Case
+from sdsim.recommendation.case import Case
 from sdsim.recommendation.ranking import Contender
 from sdsim.scenario import Scenario
 from sdsim.workload import requests
@@ -57,7 +57,7 @@ def needed_replicas(case: Case, winner: Contender) -> int | None:
 
     def attained(replicas: int) -> float:
         resized = scenario.model_copy(update={"replicas": replicas})
-        jobs = [(drained(resized, seed), winner.spec, seed) for seed in case.seeds[:FEW]]
+        jobs = [(drained(resized, seed), winner.spec, seed) for seed in case.few_seeds]
         shares = [trial.summary["slo_attainment"] for trial in case.bench.run_jobs(jobs)]
         return float(np.mean([1.0 if share is None else share for share in shares]))
 

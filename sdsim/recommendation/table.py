@@ -31,15 +31,17 @@ class StepTimes:
         chosen: IntArray = np.array(self.lengths)[np.argmax(tokens / self.seconds, axis=1)]
         return chosen
 
-    def alternatives(self, tokens: FloatArray, largest_batch: int) -> list[IntArray]:
+    def alternatives(self, tokens: FloatArray, first: int, last: int) -> list[IntArray]:
         """Return the tables that take the shortest, and the longest, of the lengths within NEAR of the best.
 
-        They differ from `table` up to *largest_batch* only, what runs have seen. One equal to it is left out.
+        They differ from `table` at batch sizes *first* to *last* only, what runs can tell of. One equal to it is left
+        out.
         """
         best, rates = self.table(tokens), tokens / self.seconds
         near = rates >= (1 - NEAR) * rates.max(axis=1, keepdims=True)
         shortest, longest = np.argmax(near, axis=1), near.shape[1] - 1 - np.argmax(near[:, ::-1], axis=1)
-        seen = np.arange(1, len(best) + 1) <= largest_batch
+        batches = np.arange(1, len(best) + 1)
+        seen = (first <= batches) & (batches <= last)
         found = [np.where(seen, np.array(self.lengths)[places], best) for places in (shortest, longest)]
         return [table for table in found if not np.array_equal(table, best)]
 

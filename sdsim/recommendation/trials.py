@@ -28,11 +28,11 @@ class Trial:
 
     summary: dict[str, Any]
     missed: dict[str, float]
-    """Share of the offered requests over each SLO target that is set, by its name."""
+    """Share of the offered requests that were seen to be over each SLO target that is set, by its name."""
     context: float
     """Mean KV length of a decode row, tokens."""
-    largest_batch: int
-    """Most decode rows in a step."""
+    usual_batches: tuple[int, int]
+    """Least and most decode rows of the middle nine tenths of the steps."""
 
 
 @dataclass(slots=True)
@@ -86,9 +86,10 @@ def kept(result: Result) -> Trial:
     over = zip(("ttft", "tpot", "e2e"), latencies(requests), strict=True)
     missed = {name: float((values > targets[name]).mean()) for name, values in over if targets.get(name) is not None}
     rows = result.steps["rows"]
+    usual = np.quantile(rows, (0.05, 0.95), method="nearest") if len(rows) else (0, 0)
     return Trial(
         result.summary,
         missed,
         float(stored / generated.sum()) if generated.any() else 1.0,
-        int(np.max(rows, initial=0)),
+        (int(usual[0]), int(usual[1])),
     )

@@ -16,16 +16,14 @@ from sdsim.recommendation.reasons import UNITS, difference
 from sdsim.report.console import print_runs
 from sdsim.report.numerals import number
 from sdsim.report.sheet import HEADING
-from sdsim.scenario import Scenario
 from sdsim.statistics import mean_summary
 
 Answer = Mapping[str, Any]
 
 
-def print_recommendation(
-    console: Console, scenario: Scenario, found: Recommendation, answer: Answer, notes: Sequence[str]
-) -> None:
+def print_recommendation(console: Console, found: Recommendation, answer: Answer, notes: Sequence[str]) -> None:
     """Print *found*, whose JSON is *answer*."""
+    scenario = found.scenario
     seeds = f"{scenario.seeds} seeds" if scenario.seeds > 1 else f"seed {scenario.seed}"
     replicas = f"{scenario.replicas} x ({scenario.gpus})"
     title = f"{scenario.name} · {scenario.model} · {replicas} · {scenario.engines[0]} · {seeds}"
@@ -33,14 +31,14 @@ def print_recommendation(
     runs = [{**mean_summary([t.summary for t in one.trials]), "policy": one.label} for one in order]
     dropped = [f"{one.label} {lag.mean:+.1%}" for one, lag in found.standing.dropped if np.isfinite(lag.mean)]
     more = [f"dropped after the first seed: {', '.join(dropped)}"] if dropped else []
-    print_runs(console, runs, title, list(_answer(scenario, found, answer)), [*more, *notes])
+    print_runs(console, runs, title, _answer(found, answer), [*more, *notes])
     console.print()
     print_configuration(console, answer["config"])
     if answer["measured"] is not None:
         _print_measured(console, answer["measured"])
 
 
-def _answer(scenario: Scenario, found: Recommendation, answer: Answer) -> list[str]:
+def _answer(found: Recommendation, answer: Answer) -> list[str]:
     """Return the answer in sentences."""
     winner, off = found.standing.order[0], found.standing.off
     lengths = ", ".join(map(str, answer["lengths"]))
@@ -52,7 +50,7 @@ def _answer(scenario: Scenario, found: Recommendation, answer: Answer) -> list[s
     if answer["runner_up"] is not None:
         lines.append(f"Next is {answer['runner_up']['policy']}: {answer['runner_up']['why']}")
     lines.append(_flip(answer))
-    if scenario.slo is not None:
+    if found.scenario.slo is not None:
         lines.append(_gpus(answer))
     return lines
 
@@ -70,8 +68,12 @@ def _gpus(answer: Answer) -> str:
     share = f"{answer['slo_attainment']:.4g}"
     if answer["gpus"] is None:
         return f"No number of replicas tried lets a share of {share} of the requests meet the SLOs."
-    gpus, replicas = answer["gpus"], answer["replicas"]
-    return f"{gpus} GPUs in {replicas} replicas are the fewest on which a share of {share} meets the SLOs."
+    gpus, replicas = _counted(answer["gpus"], "GPU"), _counted(answer["replicas"], "replica")
+    return f"The least on which a share of {share} of the requests meets the SLOs is {gpus} in {replicas}."
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def print_configuration(console: Console, config: Answer) -> None:
@@ -80,7 +82,7 @@ def print_configuration(console: Console, config: Answer) -> None:
     keys = [key for key in config if key not in ("engine", "notes") and config[key]]
     shown = [key for key in keys if key in ("arguments", "live_arguments")] or keys
     if config["engine"] == "sglang":
-        shown = [*shown, "speculative_adaptive_config"] if "arguments" in shown else []
+        shown = [key for key in (*shown, "speculative_adaptive_config") if config[key]] if config["arguments"] else []
     for key in shown:
         text = config[key] if isinstance(config[key], str) else f"{key}: {json.dumps(config[key])}"
         console.print(Text(text), soft_wrap=True)
@@ -96,3 +98,5 @@ def _print_measured(console: Console, measured: Answer) -> None:
         console.print(Text(f"{key}: {json.dumps(value)}"), soft_wrap=True)
     for key, reason in measured["assumed"].items():
         console.print(Text(f"{key}: as the scenario has it; {reason}", style="dim"), soft_wrap=True)
+    for warning in measured["warnings"]:
+        console.print(Text(warning, style="dim"), soft_wrap=True)
