@@ -77,7 +77,8 @@ def test_the_gain_is_that_of_runs(small, capsys):
 def test_each_batch_size_takes_the_length_of_the_most_tokens_a_second(small, capsys, engine):
     """As computed here, from the prices of steps, under a light load; runs decide among lengths within a hundredth."""
     changes = (f"engine={engine}", "model=qwen2-57b-a14b", "workload.rate=3/s")
-    found = answer(capsys, small, *QUICK, *(word for change in changes for word in ("--set", change)))
+    words = [word for change in changes for word in ("--set", change)]
+    found = answer(capsys, small, "--jobs", "1", "--policies", "batch_table", *words)
     table = read_vllm_ranges(found["config"]["num_speculative_tokens_per_batch_size"], 256, 4)
     prices: Prices = make_system(load_scenario(Path(small), changes)).prices
     for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256):
