@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sdsim.acceptance import conditional_rates
@@ -155,6 +157,7 @@ def test_expected_tokens_are_those_of_a_run(tmp_path, law, length):
 
 
 @pytest.mark.parametrize("law", LAWS)
+@settings(deadline=None, max_examples=20)
 @given(target=RATES)
 def test_a_moved_law_has_the_mean_asked_for(tmp_path_factory, law, target):
     kind = "bursty, classes: " + CLASSES if law == MIXTURE else "bursty"
@@ -178,25 +181,22 @@ def test_positions_move_by_their_conditional_rates(tmp_path):
 # --- the table ---
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(0, 2**32 - 1))
-def test_a_table_takes_the_most_tokens_a_second_and_its_alternatives_almost_that(batches, seed):
-    random, lengths = np.random.default_rng(seed), (0, 1, 2, 4)
-    times = StepTimes(lengths, 1 + 0.2 * random.random((batches, 4)))
-    tokens = 1 + 0.05 * np.arange(4)
-    all_rates = tokens / times.seconds
+def test_a_table_is_near_the_most_tokens_a_second_in_the_fewest_ranges(batches, seed):
+    """Against all tables there are."""
+    random, lengths = np.random.default_rng(seed), (0, 2, 3)
+    times, tokens = StepTimes(lengths, 1 + 0.008 * random.random((batches, 3))), np.ones(3)
+    rates = tokens / times.seconds
+    near = rates >= (1 - NEAR) * rates.max(axis=1, keepdims=True)
 
-    def rates(table):
-        return all_rates[np.arange(batches), np.searchsorted(lengths, table)]
+    def ranges(table):
+        return 1 + np.count_nonzero(np.diff(table))
 
-    assert rates(times.table(tokens)).tolist() == all_rates.max(axis=1).tolist()
-    for table in times.alternatives(tokens, 1, batches):
-        assert np.all(rates(table) >= (1 - NEAR) * all_rates.max(axis=1))
-
-
-def test_alternatives_differ_only_where_runs_have_been():
-    times = StepTimes((0, 1, 2), np.ones((4, 3)))
-    tokens = np.array([1.0, 1.5, 1.501])
-    assert [table.tolist() for table in times.alternatives(tokens, 2, 3)] == [[2, 1, 1, 2]]
+    allowed = [t for t in product(range(3), repeat=batches) if near[np.arange(batches), t].all()]
+    table = times.table(tokens)
+    assert tuple(np.searchsorted(lengths, table)) in allowed
+    assert ranges(table) == min(map(ranges, allowed))
 
 
 # --- candidates ---

@@ -1,7 +1,7 @@
 """The best policy for a scenario, how sure that is, what it takes, and when it would be another.
 
-Every policy runs on the first seed; those near the best run on all. The table of draft lengths comes from prices, and
-its near-equal alternatives run as well. All runs of a seed share requests and coins.
+Every policy runs on the first seed; those near the best run on all. The table of draft lengths comes from prices. All
+runs of a seed share requests and coins.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sdsim.recommendation.candidates import (
     OFF,
@@ -11,11 +11,9 @@ from sdsim.recommendation.candidates import (
     contenders,
     default_policies,
     named_policies,
-    table_policy,
-    usual_batches,
 )
 from sdsim.recommendation.case import Case
-from sdsim.recommendation.ranking import SPEED, Contender, Gain, best, gain, ranked
+from sdsim.recommendation.ranking import Contender, Gain, gain, ranked
 
 FINALISTS = 2
 """Policies beside off and the tuned table that run on every seed."""
@@ -28,7 +26,7 @@ class Standing:
     """The outcome of a contest."""
 
     order: tuple[Contender, ...]
-    """Run on every seed, best first, one of each label."""
+    """Run on every seed, best first."""
     off: Contender
     dropped: tuple[tuple[Contender, Gain], ...]
     """After the first seed, with what they gained there over the best."""
@@ -38,9 +36,7 @@ def contest(case: Case) -> Standing:
     """Return how the candidates of *case* stand."""
     chosen, dropped = _near(case, _screened(case))
     final = case.run(chosen, case.seeds[1:])
-    order = ranked(final, case.figure)
-    firsts = [one for i, one in enumerate(order) if not any(one.label == other.label for other in order[:i])]
-    return Standing(tuple(firsts), next(one for one in final if one.spec == OFF), dropped)
+    return Standing(tuple(ranked(final, case.figure)), next(one for one in final if one.spec == OFF), dropped)
 
 
 def _screened(case: Case) -> list[Contender]:
@@ -52,19 +48,7 @@ def _screened(case: Case) -> list[Contender]:
         policies = named_policies(named, table)
     check_lengths(policies, case.system, case.drafts.law.longest)
     _, *rest = contenders(policies, table, case.system)
-    found = [case.off, *case.run(rest, case.seeds[:1])]
-    return [one for candidate in found for one in _with_alternative(case, candidate)]
-
-
-def _with_alternative(case: Case, one: Contender) -> list[Contender]:
-    """Return *one*; behind the tuned table the best alternative that seems better on the first seed, if any."""
-    if not one.tuned:
-        return [one]
-    tables = case.times.alternatives(case.tokens, *usual_batches(one))
-    others = [replace(one, spec=table_policy(table), trials=()) for table in tables]
-    figures = (case.figure, SPEED)
-    ahead = [other for other in case.run(others, case.seeds[:1]) if any(gain(other, one, f).mean > 0 for f in figures)]
-    return [one, best(ahead, case.figure)] if ahead else [one]
+    return [case.off, *case.run(rest, case.seeds[:1])]
 
 
 def _near(case: Case, screened: Sequence[Contender]) -> tuple[list[Contender], tuple[tuple[Contender, Gain], ...]]:

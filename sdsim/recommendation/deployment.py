@@ -21,7 +21,7 @@ def configuration(case: Case, standing: Standing) -> dict[str, Any]:
     That is its own table at the batch sizes that decided, those usual in its runs, and the tuned one at others. A
     policy that learns has no table: the tuned one stands for it, and where the engine takes policies it runs live.
     """
-    winner, tuned = standing.order[0], _tuned(case, standing)
+    winner, tuned = standing.order[0], case.table
     policy, table, live = case.policy(winner), tuned, None
     if winner.spec == OFF:
         table = np.zeros_like(tuned)
@@ -43,11 +43,6 @@ def _short_of(case: Case, table: IntArray) -> list[str]:
         return []
     longer = ",".join(map(str, (*case.lengths, *(longest + k for k in (2, 4)))))
     return [f"{longest} is the longest length tried; longer ones may be better: --lengths {longer}"]
-
-
-def _tuned(case: Case, standing: Standing) -> IntArray:
-    """Return the tuned table that stood best, or the one by prices if none ran on every seed."""
-    return next((_table(case, one) for one in standing.order if one.tuned), case.table)
 
 
 def _table(case: Case, one: Contender) -> IntArray:

@@ -18,7 +18,7 @@ from sdsim.recommendation.trials import Trial
 from sdsim.scenario import PolicySpec, Scenario
 from sdsim.statistics import interval, relative_gain
 
-SAME, NOTHING = 0.01, 0.001
+SAME, NOTHING = 0.02, 0.001
 SPEED = "speed"
 
 
@@ -30,7 +30,7 @@ class Contender:
     spec: PolicySpec
     trials: tuple[Trial, ...] = ()
     tuned: bool = False
-    """Whether it is the table found by prices, or an alternative to it."""
+    """Whether it is the table found by prices."""
 
     def values(self, figure: str) -> list[float]:
         """Return one summary figure, or SPEED, a seed; what is undefined counts 0."""

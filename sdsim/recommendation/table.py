@@ -1,4 +1,4 @@
-"""The draft length of each batch size: by prices, and the near-equal alternatives that a simulation decides among.
+"""The draft length of each batch size, by prices.
 
 Of a batch of B rows, tokens(K) / T(B, K) is both throughput and the inverse of TPOT, so that one table serves either
 goal, as far as prices go. What they leave out, prompts in the same steps, memory, and bursts, the simulator knows.
@@ -13,8 +13,8 @@ import numpy as np
 from sdsim.latency.prices import Prices
 from sdsim.policy import FloatArray, IntArray
 
-NEAR = 0.01
-"""Share of the highest tokens/s that an alternative may give up at a batch size, by its price."""
+NEAR = 0.005
+"""Share of the highest tokens/s that a batch size may give up for fewer ranges: less than prices are known to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +27,22 @@ class StepTimes:
     """(batch sizes, lengths), s."""
 
     def table(self, tokens: FloatArray) -> IntArray:
-        """Return (batch sizes,) the draft length of the most tokens/s; *tokens* are those of a row at each length."""
-        chosen: IntArray = np.array(self.lengths)[np.argmax(tokens / self.seconds, axis=1)]
-        return chosen
+        """Return (batch sizes,) the draft lengths of the most tokens/s, or NEAR it, in the fewest ranges.
 
-    def alternatives(self, tokens: FloatArray, first: int, last: int) -> list[IntArray]:
-        """Return the tables that take the shortest, and the longest, of the lengths within NEAR of the best.
-
-        They differ from `table` at batch sizes *first* to *last* only, what runs can tell of. One equal to it is left
-        out.
+        *tokens* are those of a row at each length. From each range's start the length that stays near the best for the
+        most batch sizes is taken, which no other choice undercuts.
         """
-        best, rates = self.table(tokens), tokens / self.seconds
+        rates = tokens / self.seconds
         near = rates >= (1 - NEAR) * rates.max(axis=1, keepdims=True)
-        shortest, longest = np.argmax(near, axis=1), near.shape[1] - 1 - np.argmax(near[:, ::-1], axis=1)
-        batches = np.arange(1, len(best) + 1)
-        seen = (first <= batches) & (batches <= last)
-        found = [np.where(seen, np.array(self.lengths)[places], best) for places in (shortest, longest)]
-        return [table for table in found if not np.array_equal(table, best)]
+        lasting = np.zeros((len(near) + 1, near.shape[1]), dtype=np.int64)
+        for batch in range(len(near) - 1, -1, -1):
+            lasting[batch] = np.where(near[batch], lasting[batch + 1] + 1, 0)
+        chosen, batch = np.zeros(len(near), dtype=np.int64), 0
+        while batch < len(near):
+            place = int(np.argmax(lasting[batch]))
+            end = batch + int(lasting[batch, place])
+            chosen[batch:end], batch = self.lengths[place], end
+        return chosen
 
 
 def step_times(
