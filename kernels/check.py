@@ -15,7 +15,9 @@ from kernels.numerics import (
     check_attention,
     check_decoder,
     check_dense,
+    check_fp8_product,
     check_graph,
+    check_latent,
     check_moe,
     check_prefill,
     check_rejection,
@@ -25,6 +27,7 @@ from kernels.numerics import (
 from kernels.shapes import SHAPES, Shape
 
 LIMIT = 1e-2
+CANDIDATES_OF = ("qwen3-30b-a3b", "deepseek-v2-lite", "deepseek-v3", "gpt-oss-120b")
 Check = tuple[str, Callable[[], float]]
 
 
@@ -35,15 +38,17 @@ def cases(device: str = "cuda") -> Iterator[Check]:
         (1000, 8, 2, 128, None), (8192, 128, 8, 128, None),
     ):  # fmt: skip
         yield f"tiles T={t} E={e} k={k} block_m={m} distinct={d}", partial(check_tiles, t, e, k, m, d, device)
-    moes = [s for s in SHAPES.values() if s.experts]
+    moes = [s if s.expert_format == "bf16" else replace(s, experts=16) for s in SHAPES.values() if s.experts]
     for s in moes:
         for t in (1, 3, 16, 65, 300, 1100):
             yield f"moe {s.name} T={t}", partial(check_moe, s, t, device)
         yield f"moe {s.name} T=65 one hot set", partial(check_moe, s, 65, device, s.topk)
         yield f"moe {s.name} T=300 skewed", partial(check_moe, s, 300, device, None, "skewed")
-    for s in (SHAPES["qwen3-30b-a3b"], SHAPES["deepseek-v2-lite"]):
+    for s in (s for s in moes if s.name in CANDIDATES_OF):
         for m, t in ((16, 20), (32, 200), (64, 500), (128, 1100)):
-            ups, downs = (configs.candidates(c, m, t > m) for c in (configs.GATE_UP, configs.DOWN))
+            if m not in configs.GATE_UP[s.expert_format]:
+                continue
+            ups, downs = (configs.candidates(c, s.expert_format, m, t > m) for c in (configs.GATE_UP, configs.DOWN))
             for i in range(max(len(ups), len(downs))):
                 config = configs.Moe(ups[i % len(ups)], downs[i % len(downs)])
                 yield (
@@ -51,15 +56,22 @@ def cases(device: str = "cuda") -> Iterator[Check]:
                     partial(check_moe, s, t, device, config=config),
                 )
     lengths = [1, 4, 15, 16, 17, 64, 65, 1000, 4097]
-    for h, kv, d in sorted({(s.heads, s.kv_heads, s.head_dim) for s in SHAPES.values()}):
+    for h, kv, d in sorted({(s.heads, s.kv_heads, s.head_dim) for s in SHAPES.values() if not s.latent_rank}):
         for q_len in (*range(1, 10), 16):
             splits = (None, 1, 7)[q_len % 3]
             name = f"attention {h}/{kv}x{d} q_len={q_len} splits={splits}"
             yield name, partial(check_attention, h, kv, d, q_len, lengths, device, splits)
+    for h in (16, 128):
+        for q_len in range(1, 10):
+            splits = (None, 1, 7)[q_len % 3]
+            name = f"latent attention {h} q_len={q_len} splits={splits}"
+            yield name, partial(check_latent, h, 512, 64, q_len, lengths, device, splits)
+    for t, n, m in ((1, 7168, 2112), (37, 2048, 7168), (300, 1000, 200)):
+        yield f"fp8 product {n}x{m} T={t}", partial(check_fp8_product, t, n, m, device)
     for b, k, v in ((1, 1, 32000), (5, 4, 151936), (64, 8, 32000), (300, 3, 5003)):
         for probs in (False, True):
             yield f"rejection B={b} K={k} V={v} draft_probs={probs}", partial(check_rejection, b, k, v, device, probs)
-    for s in SHAPES.values():
+    for s in (s for s in SHAPES.values() if not s.latent_rank):
         yield f"norm, silu, rope {s.name}", partial(check_dense, s, 37, device)
     yield "prefill 512 after 1000", partial(check_prefill, SHAPES["qwen3-30b-a3b"], 512, 1000, device)
     yield "prefill 300 after 0", partial(check_prefill, SHAPES["qwen2-0.5b"], 300, 0, device)

@@ -11,19 +11,19 @@ def parts(s: Shape, batch: int, q_len: int, context: int, device: str = "cuda") 
     """How often each kernel runs in one layer, and its case: the recipe by which a simulator adds up a layer."""
     tokens = batch * q_len
     yield 2, measure.norm_case(tokens, s.hidden, device)
-    yield 1, measure.gemm_case(tokens, s.hidden, s.qkv, device)
+    yield 1, measure.gemm_case(tokens, s.hidden, s.qkv, device=device)
     yield 1, measure_models.rope_case(s, tokens, device)
     yield 1, measure.attention_case(s, batch, context, q_len, device)
-    yield 1, measure.gemm_case(tokens, s.heads * s.head_dim, s.hidden, device)
+    yield 1, measure.gemm_case(tokens, s.heads * s.head_dim, s.hidden, device=device)
     width = s.shared_intermediate or s.intermediate
     if width:
-        yield 1, measure.gemm_case(tokens, s.hidden, 2 * width, device)
+        yield 1, measure.gemm_case(tokens, s.hidden, 2 * width, device=device)
         yield 1, measure.silu_case(tokens, width, device)
-        yield 1, measure.gemm_case(tokens, width, s.hidden, device)
+        yield 1, measure.gemm_case(tokens, width, s.hidden, device=device)
     if s.shared_gate:
-        yield 1, measure.gemm_case(tokens, s.hidden, 1, device)
+        yield 1, measure.gemm_case(tokens, s.hidden, 1, device=device)
     if s.experts:
-        yield 1, measure.gemm_case(tokens, s.hidden, s.experts, device)
+        yield 1, measure.gemm_case(tokens, s.hidden, s.experts, device=device)
         yield 1, measure.moe_case(s, tokens, "uniform", device=device)
 
 

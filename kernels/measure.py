@@ -4,15 +4,16 @@ Weights and caches are cold (rotated through more than the L2), activations warm
 takes a *device*, so that tests build and run each case on small shapes in the interpreter.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from kernels import dense, moe, prefill_attention, rejection, routing, verify_attention
+from kernels import dense, latent_attention, moe, prefill_attention, quantized, rejection, routing, verify_attention
 from kernels._triton import cdiv
+from kernels.formats import BYTES, Format, Quantized, random_quantized
 from kernels.layer import random_weight
 from kernels.shapes import Shape
 from kernels.timing import Call, Timing, sets_needed, time_calls
@@ -61,23 +62,41 @@ def activations(*size: int, device: str, sets: int = WEIGHT_SETS) -> list[Tensor
 
 
 @lru_cache(maxsize=1)
-def expert_weights(shape: Shape, device: str) -> list[tuple[Tensor, Tensor]]:
+def expert_weights(shape: Shape, device: str) -> list[tuple[moe.Experts, moe.Experts]]:
     """Three copies of a layer's experts; the cache holds one shape, so that models follow each other in memory."""
-    s = shape
+    s, inter = shape, shape.expert_intermediate
+    if s.expert_format != "bf16":
+        sizes = (s.experts, 2, inter, s.hidden), (s.experts, s.hidden, inter)
+        made = [
+            [random_quantized(*size, format=s.expert_format, device=device) for size in sizes]
+            for _ in range(WEIGHT_SETS)
+        ]
+        return [(up, down) for up, down in made]
     return [
         (
-            random_weight(s.experts, 2 * s.expert_intermediate, s.hidden, device=device),
-            random_weight(s.experts, s.hidden, s.expert_intermediate, device=device),
+            random_weight(s.experts, 2 * inter, s.hidden, device=device),
+            random_weight(s.experts, s.hidden, inter, device=device),
         )
         for _ in range(WEIGHT_SETS)
     ]
+
+
+def in_format(weights: Format) -> dict[str, str]:
+    """What a format adds to a row's shape; rows of 16 bits say nothing."""
+    return {} if weights == "bf16" else {"weights": weights}
+
+
+def moe_bytes(shape: Shape, tokens: int, distinct: int) -> int:
+    """What a layer's routed experts move."""
+    s = shape
+    return int(moe.bytes_moved(tokens, distinct, s.hidden, s.expert_intermediate, BYTES[s.expert_format]))
 
 
 def moe_case(shape: Shape, tokens: int, law: str, distinct: int | None = None, device: str = "cuda") -> Case:
     """Top-k, alignment, both GEMMs, combination, from injected router logits; *distinct* is counted, not assumed."""
     s, generator = shape, torch.Generator(device=device).manual_seed(tokens)
     one = routing.inject_topk_ids(tokens, s.experts, s.topk, distinct=distinct, law=law, generator=generator)
-    work = moe.bytes_moved(tokens, routing.distinct_experts(one), s.hidden, s.expert_intermediate)
+    work = moe_bytes(s, tokens, routing.distinct_experts(one))
     count = sets_needed(work)
     ids = [one] + [
         routing.inject_topk_ids(tokens, s.experts, s.topk, distinct=distinct, law=law, generator=generator)
@@ -93,25 +112,38 @@ def moe_case(shape: Shape, tokens: int, law: str, distinct: int | None = None, d
         return moe.moe(xs[i % len(xs)], logits[i], *weights[i % len(weights)], s.topk, s.renormalise)
 
     dims = {"experts": s.experts, "topk": s.topk, "hidden": s.hidden, "intermediate": s.expert_intermediate}
+    dims |= in_format(s.expert_format)
     return Case(
         "moe", "triton", dims | {"renormalise": s.renormalise}, rotate(count, call), work,
-        moe.flops(tokens, s.topk, s.hidden, s.expert_intermediate), work, 5,
+        moe.flops(tokens, s.topk, s.hidden, s.expert_intermediate), work, 6,
         {"tokens": tokens, "distinct": found, "law": law},
     )  # fmt: skip
 
 
-def gemm_case(tokens: int, inputs: int, outputs: int, device: str = "cuda") -> Case:
-    """A projection through cuBLAS on cold weights; under 512 KB on warm ones, since only latency counts there."""
-    size = 2 * inputs * outputs if inputs * outputs >= 2**18 else 0
+def gemm_case(tokens: int, inputs: int, outputs: int, weights: Format = "bf16", device: str = "cuda") -> Case:
+    """A projection on cold weights, through cuBLAS, or the block-scaled product where they are fp8; under 512 KB on
+    warm ones, since only latency counts there.
+    """
+    size = int(BYTES[weights] * inputs * outputs) if inputs * outputs >= 2**18 else 0
     count = sets_needed(size) if size else WEIGHT_SETS
-    weights = random_weight(count, outputs, inputs, device=device)
     xs = activations(tokens, inputs, device=device)
+    made: Sequence[Tensor] | list[Quantized]
+    if weights == "fp8":
+        made = [random_quantized(outputs, inputs, format=weights, device=device) for _ in range(count)]
+        work, project = quantized.project_bytes(tokens, inputs, outputs), quantized.project
+    else:
+        made = random_weight(count, outputs, inputs, device=device)
+        work, project = dense.project_bytes(tokens, inputs, outputs), dense.project
     return Case(
-        "gemm", "cublas", {"inputs": inputs, "outputs": outputs},
-        rotate(count, lambda i: dense.project(xs[i % len(xs)], weights[i])),
-        dense.project_bytes(tokens, inputs, outputs), dense.project_flops(tokens, inputs, outputs), size, 1,
-        {"tokens": tokens},
+        "gemm", "triton" if weights == "fp8" else "cublas", {"inputs": inputs, "outputs": outputs} | in_format(weights),
+        rotate(count, lambda i: project(xs[i % len(xs)], made[i])), int(work),
+        dense.project_flops(tokens, inputs, outputs), size, 2 if weights == "fp8" else 1, {"tokens": tokens},
     )  # fmt: skip
+
+
+def scattered_pages(count: int, batch: int, per: int, device: str) -> Tensor:
+    """Block tables [count, batch, per] int32 that deal all pages out once, in random order."""
+    return torch.randperm(count * batch * per, device=device).view(count, batch, per).to(torch.int32)
 
 
 def attention_case(shape: Shape, batch: int, context: int, q_len: int, device: str = "cuda") -> Case:
@@ -123,7 +155,7 @@ def attention_case(shape: Shape, batch: int, context: int, q_len: int, device: s
     pages = count * batch * per
     size = (pages, s.kv_heads, verify_attention.PAGE, s.head_dim)
     k, v = activations(*size, device=device, sets=2)
-    tables = torch.randperm(pages, device=device).view(count, batch, per).to(torch.int32)
+    tables = scattered_pages(count, batch, per, device)
     lens = torch.full((batch,), context, dtype=torch.int32, device=device)
     qs = activations(batch, q_len, s.heads, s.head_dim, device=device)
     return Case(
@@ -134,17 +166,40 @@ def attention_case(shape: Shape, batch: int, context: int, q_len: int, device: s
     )  # fmt: skip
 
 
+def latent_case(shape: Shape, batch: int, context: int, q_len: int, device: str = "cuda") -> Case:
+    """As `attention_case`, absorbed over latents."""
+    s, per = shape, cdiv(context, latent_attention.PAGE)
+    dims = s.heads, s.latent_rank, s.rope_dim
+    cold = 2 * batch * context * s.latent
+    count = sets_needed(cold)
+    (cache,) = activations(count * batch * per, latent_attention.PAGE, s.latent, device=device, sets=1)
+    tables = scattered_pages(count, batch, per, device)
+    lens = torch.full((batch,), context, dtype=torch.int32, device=device)
+    qs = activations(batch, q_len, s.heads, s.latent, device=device)
+    scale = s.head_dim**-0.5
+
+    def call(i: int) -> Tensor:
+        return latent_attention.attend(qs[i % len(qs)], cache, tables[i], lens, context, s.latent_rank, scale)
+
+    return Case(
+        "latent", "triton", {"heads": s.heads, "rank": s.latent_rank, "rope": s.rope_dim}, rotate(count, call),
+        latent_attention.bytes_moved([context] * batch, q_len, *dims),
+        latent_attention.flops([context] * batch, q_len, *dims), cold, 2,
+        {"tokens": batch * q_len, "batch": batch, "context": context, "q_len": q_len},
+    )  # fmt: skip
+
+
 def prefill_case(shape: Shape, chunk: int, context: int, device: str = "cuda") -> Case:
     """One prompt's chunk over *context* earlier tokens; without context the keys have just been written."""
-    s = shape
-    cold = 4 * context * s.kv_heads * s.head_dim
+    s, kv_heads = shape, shape.heads if shape.latent_rank else shape.kv_heads
+    cold = 4 * context * kv_heads * s.head_dim
     count = sets_needed(cold) if cold else WEIGHT_SETS
-    ks, vs = (activations(s.kv_heads, context + chunk, s.head_dim, device=device, sets=count) for _ in range(2))
+    ks, vs = (activations(kv_heads, context + chunk, s.head_dim, device=device, sets=count) for _ in range(2))
     qs = activations(s.heads, chunk, s.head_dim, device=device)
     return Case(
-        "prefill", "sdpa", {"heads": s.heads, "kv_heads": s.kv_heads, "head_dim": s.head_dim},
+        "prefill", "sdpa", {"heads": s.heads, "kv_heads": kv_heads, "head_dim": s.head_dim},
         rotate(count, lambda i: prefill_attention.attend(qs[i % len(qs)], ks[i], vs[i])),
-        prefill_attention.bytes_moved(context, chunk, s.heads, s.kv_heads, s.head_dim),
+        prefill_attention.bytes_moved(context, chunk, s.heads, kv_heads, s.head_dim),
         prefill_attention.flops(context, chunk, s.heads, s.head_dim), cold, 1,
         {"tokens": chunk, "context": context + chunk, "q_len": chunk, "batch": 1},
     )  # fmt: skip

@@ -6,7 +6,7 @@ from torch import Tensor
 from kernels import moe, rope, routing, verify_attention
 from kernels.draft import Decoder, EagleHead
 from kernels.layer import Cache, Rows, Stack, random_weight
-from kernels.measure import WEIGHT_SETS, Case, activations, rotate
+from kernels.measure import WEIGHT_SETS, Case, activations, moe_bytes, rotate
 from kernels.shapes import Shape
 
 
@@ -68,7 +68,7 @@ def stack_case(shape: Shape, layers: int, batch: int, q_len: int, context: int, 
         for layer in stack.layers:
             layer.expert_ids = routing.inject_topk_ids(tokens, s.experts, s.topk, generator=generator)
             distinct = routing.distinct_experts(layer.expert_ids)
-        weights += moe.bytes_moved(tokens, distinct, s.hidden, s.expert_intermediate)
+        weights += moe_bytes(s, tokens, distinct)
         flops += moe.flops(tokens, s.topk, s.hidden, s.expert_intermediate)
     kv = verify_attention.bytes_moved([context] * batch, q_len, s.heads, s.kv_heads, s.head_dim)
     return Case(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kernels import moe, prefill_attention, routing, verify_attention
 from kernels._triton import cdiv
-from kernels.measure import Case, activations, expert_weights, rotate
+from kernels.measure import Case, activations, expert_weights, moe_bytes, rotate
 from kernels.shapes import Shape
 from kernels.timing import sets_needed
 
@@ -39,7 +39,7 @@ def moe_case(shape: Shape, tokens: int, distinct: int, device: str = "cuda") -> 
     from vllm.model_executor.layers.fused_moe import fused_experts, fused_topk
 
     s, generator = shape, torch.Generator(device=device).manual_seed(tokens)
-    work = moe.bytes_moved(tokens, distinct, s.hidden, s.expert_intermediate)
+    work = moe_bytes(s, tokens, distinct)
     count = sets_needed(work)
     ids = [
         routing.inject_topk_ids(tokens, s.experts, s.topk, distinct=distinct, law="uniform", generator=generator)

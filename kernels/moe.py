@@ -8,20 +8,30 @@ to it and hit L2.
 import torch
 from torch import Tensor
 
-from kernels import configs, moe_kernels
+from kernels import configs, moe_kernels, quantized
 from kernels._triton import UPCAST, cdiv, power_of_2
+from kernels.formats import Quantized, dequantize
 from kernels.routing import Tiles, align, top_k
 
+Experts = Tensor | Quantized  # gate and up rows [E, 2, I, H], or [E, 2I, H] in bf16; down rows [E, H, I]
 
-def reference(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
-    """x [T, H], gate_up [E, 2I, H], down [E, H, I], weights and ids [T, k] -> [T, H], all in float64."""
+
+def reference(x: Tensor, gate_up: Experts, down: Experts, weights: Tensor, ids: Tensor) -> Tensor:
+    """x [T, H], gate_up and down as in Experts, weights and ids [T, k] -> [T, H], all in float64; activations are
+    never quantised.
+    """
     out = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
     for expert in torch.unique(ids).tolist():
         token, slot = (ids == expert).nonzero(as_tuple=True)
-        gate, up = (x[token].double() @ gate_up[expert].double().T).chunk(2, dim=-1)
-        y = (torch.nn.functional.silu(gate) * up) @ down[expert].double().T
+        both, last = (dequantize(_one(w, expert)).flatten(0, -2) for w in (gate_up, down))
+        gate, up = (x[token].double() @ both.T).chunk(2, dim=-1)
+        y = (torch.nn.functional.silu(gate) * up) @ last.T
         out.index_add_(0, token, y * weights[token, slot].double()[:, None])
     return out
+
+
+def _one(w: Experts, expert: int) -> Experts:
+    return w[expert] if isinstance(w, Tensor) else Quantized(w.data[expert], w.scales[expert])
 
 
 def tiles_for(ids: Tensor, experts: int, block_m: int) -> tuple[Tiles | None, int, int]:
@@ -31,6 +41,13 @@ def tiles_for(ids: Tensor, experts: int, block_m: int) -> tuple[Tiles | None, in
         return None, pairs, power_of_2(experts)
     tiles = align(ids, experts, block_m)
     return tiles, tiles.expert.numel(), 0
+
+
+def key_of(down: Experts, topk: int) -> configs.MoeKey:
+    """What names the layer in the table of configurations."""
+    if isinstance(down, Tensor):
+        return configs.MoeKey(down.shape[0], topk, down.shape[1], down.shape[2])
+    return configs.MoeKey(down.data.shape[0], topk, down.outputs, down.inputs, down.format)
 
 
 def gate_up_silu(
@@ -125,8 +142,8 @@ def combine(part: Tensor, topk: int, out: Tensor, shared: Tensor | None = None, 
 
 def experts_mlp(
     x: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Experts,
+    down: Experts,
     weights: Tensor,
     ids: Tensor,
     *,
@@ -135,21 +152,26 @@ def experts_mlp(
     shared_gate: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The routed experts: x [T, H], gate_up [E, 2I, H], down [E, H, I], weights and ids [T, k] -> [T, H] bf16."""
-    experts, hidden, inter = down.shape
-    key = (experts, ids.shape[1], hidden, inter)
+    """The routed experts: x [T, H], gate_up and down as in Experts, weights and ids [T, k] -> [T, H] bf16."""
+    key = key_of(down, ids.shape[1])
+    if isinstance(gate_up, Tensor):
+        gate_up = gate_up.view(key.experts, -1, key.hidden)
     config = config or configs.moe(key, x.shape[0])
-    tiles = tiles_for(ids, experts, config.gate_up.block_m)
-    y = gate_up_silu(x, gate_up, ids, tiles, config.gate_up)
-    part = down_weighted(y, down, weights, ids, tiles, config.down)
+    tiles = tiles_for(ids, key.experts, config.gate_up.block_m)
+    if isinstance(gate_up, Tensor):
+        y = gate_up_silu(x, gate_up, ids, tiles, config.gate_up)
+        part = down_weighted(y, down, weights, ids, tiles, config.down)
+    else:
+        acts = quantized.gate_up_silu(x, gate_up, ids, tiles, config.gate_up)
+        part = quantized.down_weighted(acts, down, weights, ids, tiles, config.down, x.dtype)
     return combine(part, ids.shape[1], torch.empty_like(x) if out is None else out, shared, shared_gate)
 
 
 def moe(
     x: Tensor,
     logits: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Experts,
+    down: Experts,
     topk: int,
     renormalise: bool = True,
     *,
@@ -161,9 +183,9 @@ def moe(
     return experts_mlp(x, gate_up, down, weights, ids, config=config, out=out)
 
 
-def bytes_moved(tokens: int, distinct: int, hidden: int, inter: int, itemsize: int = 2) -> int:
-    """Each distinct expert's three matrices once, tokens in and out once; intermediates stay in L2."""
-    return itemsize * (distinct * 3 * hidden * inter + 2 * tokens * hidden)
+def bytes_moved(tokens: int, distinct: int, hidden: int, inter: int, weight_bytes: float = 2.0) -> float:
+    """Each distinct expert's three matrices once, bf16 tokens in and out once; intermediates stay in L2."""
+    return distinct * 3 * hidden * inter * weight_bytes + 4 * tokens * hidden
 
 
 def flops(tokens: int, topk: int, hidden: int, inter: int) -> int:

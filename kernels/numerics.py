@@ -10,7 +10,21 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from kernels import configs, dense, draft, moe, prefill_attention, rejection, rope, routing, verify_attention
+from kernels import (
+    configs,
+    dense,
+    draft,
+    formats,
+    latent_attention,
+    moe,
+    prefill_attention,
+    quantized,
+    rejection,
+    rope,
+    routing,
+    verify_attention,
+)  # fmt: skip
+from kernels._triton import cdiv
 from kernels.layer import Cache, Rows, random_weight
 from kernels.shapes import Shape
 from kernels.timing import capture, poison
@@ -61,15 +75,49 @@ def check_moe(
     shape: Shape, tokens: int, device: str, distinct: int | None = None, law: str = "uniform",
     config: configs.Moe | None = None,
 ) -> float:  # fmt: skip
-    """The layer from router logits, against the reference on the reference's own routing."""
+    """The layer from router logits, against the reference on the reference's own routing; a sixth of the error with
+    fp8, where the reference does not round activations to 3 bits of mantissa twice, and the layer does.
+    """
     s = shape
     ids = routing.inject_topk_ids(tokens, s.experts, s.topk, distinct=distinct, law=law)
     logits = routing.inject_logits(ids, s.experts).to(device)
-    w1 = random_weight(s.experts, 2 * s.expert_intermediate, s.hidden, device=device)
+    w1 = random_weight(s.experts, 2, s.expert_intermediate, s.hidden, device=device)
     w2 = random_weight(s.experts, s.hidden, s.expert_intermediate, device=device)
+    experts = [formats.quantize_weight(w, s.expert_format) for w in (w1, w2)]
     x = torch.randn((tokens, s.hidden), device=device).bfloat16()
-    out = moe.moe(x, logits, w1, w2, s.topk, s.renormalise, config=config)
-    return relative_error(out, moe.reference(x, w1, w2, *routing.reference(logits, s.topk, s.renormalise)))
+    out = moe.moe(x, logits, *experts, s.topk, s.renormalise, config=config)
+    error = relative_error(out, moe.reference(x, *experts, *routing.reference(logits, s.topk, s.renormalise)))
+    return error / 6 if s.expert_format == "fp8" else error
+
+
+def check_fp8_product(tokens: int, inputs: int, outputs: int, device: str) -> float:
+    """The dense product against float64 on the activations as torch quantises them: roundings are all that is left."""
+    x = torch.randn((tokens, inputs), device=device).bfloat16()
+    weight = formats.to_fp8(random_weight(outputs, inputs, device=device))
+    data, scales = formats.activations_to_fp8(x)
+    stored = data.double() * scales.double().repeat_interleave(formats.BLOCK, 1)[:, :inputs]
+    return relative_error(quantized.project(x, weight), stored @ formats.dequantize(weight).T)
+
+
+def check_latent(
+    heads: int, rank: int, rope_dim: int, q_len: int, lengths: list[int], device: str, splits: int | None = None
+) -> float:  # fmt: skip
+    """As `check_attention`, over latents."""
+    page = latent_attention.PAGE
+    per = cdiv(max(lengths), page)
+    pages = (len(lengths) + 1) * per
+    table = torch.randperm(pages, device=device).view(-1, per).to(torch.int32)
+    cache = torch.randn((pages, page, rank + rope_dim), device=device).bfloat16()
+    owned = torch.zeros((pages, page), dtype=torch.bool, device=device)
+    for row, length in zip(table.long(), lengths, strict=False):
+        at = torch.arange(length, device=device)
+        owned[row[at // page], at % page] = True
+    cache[~owned] = float("nan")
+    q = torch.randn((len(lengths), q_len, heads, rank + rope_dim), device=device).bfloat16()
+    lens = torch.tensor(lengths, dtype=torch.int32, device=device)
+    scale = (rank + rope_dim) ** -0.5
+    out = latent_attention.attend(q, cache, table, lens, max(lengths), rank, scale, splits=splits)
+    return relative_error(out, latent_attention.reference(q, cache, table, lens, rank, scale))
 
 
 def check_attention(

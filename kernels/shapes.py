@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from kernels.formats import BYTES, Format
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -24,6 +26,12 @@ class Shape:
     qk_norm: bool = False
     qkv_bias: bool = False
     tied: bool = False  # lm_head is the embedding
+    latent_rank: int = 0  # of MLA's stored latent; 0: attention by heads
+    rope_dim: int = 0  # of MLA's shared rotary key, stored behind the latent; head_dim holds it too
+    query_rank: int = 0  # of MLA's query projection; 0: direct
+    value_dim: int = 0  # of MLA's heads
+    expert_format: Format = "bf16"
+    dense_format: Format = "bf16"  # of all products but router and lm_head
     parts: tuple[str, ...] = ("moe", "dense", "attention", "norms", "layers")  # what the suite measures of it
 
     @property
@@ -37,11 +45,17 @@ class Shape:
         return self.heads // self.kv_heads
 
     @property
-    def expert_bytes(self) -> int:
-        """bf16 bytes of one expert's three matrices."""
-        return 3 * self.hidden * self.expert_intermediate * 2
+    def latent(self) -> int:
+        """Numbers that MLA stores of a token and layer."""
+        return self.latent_rank + self.rope_dim
+
+    @property
+    def expert_bytes(self) -> float:
+        """Bytes of one expert's three matrices, scales included."""
+        return 3 * self.hidden * self.expert_intermediate * BYTES[self.expert_format]
 
 
+LATENT = ("moe", "dense", "latent", "norms")
 DENSE = ("dense", "attention", "norms", "layers")
 DRAFT = ("dense", "attention", "norms", "draft")
 
@@ -57,10 +71,20 @@ SHAPES = {
             shared_intermediate=20480, renormalise=False, shared_gate=True, qkv_bias=True,
         ),
         Shape("mixtral-8x7b", 4096, 32, 32, 8, 128, 32000, experts=8, topk=2, expert_intermediate=14336),
-        # Its attention is MLA, which these kernels do not compute: the MoE layer, shared experts and lm_head only.
+        # Latent attention: decode and verification absorbed, prompts by heads; the layer as a whole is not composed.
         Shape(
-            "deepseek-v2-lite", 2048, 27, 16, 16, 128, 102400, experts=64, topk=6, expert_intermediate=1408,
-            shared_intermediate=2816, renormalise=False, parts=("moe", "dense"),
+            "deepseek-v2-lite", 2048, 27, 16, 16, 192, 102400, intermediate=10944, experts=64, topk=6,
+            expert_intermediate=1408, shared_intermediate=2816, renormalise=False, latent_rank=512, rope_dim=64,
+            value_dim=128, parts=LATENT,
+        ),
+        Shape(
+            "deepseek-v3", 7168, 61, 128, 128, 192, 129280, intermediate=18432, experts=256, topk=8,
+            expert_intermediate=2048, shared_intermediate=2048, latent_rank=512, rope_dim=64, query_rank=1536,
+            value_dim=128, expert_format="fp8", dense_format="fp8", parts=LATENT,
+        ),
+        Shape(
+            "gpt-oss-120b", 2880, 36, 64, 8, 64, 201088, experts=128, topk=4, expert_intermediate=2880, qkv_bias=True,
+            expert_format="mxfp4", parts=("moe", "dense", "attention", "norms"),
         ),
         # 470 GB of weights: served on several GPUs, so that only its MoE layer is measured whole.
         Shape(

@@ -16,7 +16,9 @@ from functools import partial
 import torch
 
 from kernels import measure, measure_models, routing
+from kernels.formats import Format
 from kernels.measure import Case
+from kernels.products import products
 from kernels.shapes import SHAPES, Shape
 
 COARSE = (1, 4, 16, 64, 256, 1024, 8192)
@@ -49,9 +51,14 @@ def tier(tokens: int) -> int:
     return 0 if tokens in COARSE else 1 if tokens in POWERS else 2
 
 
+def named(weights: Format) -> str:
+    """What a format adds to a key."""
+    return "" if weights == "bf16" else f"-{weights}"
+
+
 def moe_points(s: Shape) -> Iterator[Point]:
     """Tokens x routing: uniform, balanced (what peers publish), and half the experts that uniform routing touches."""
-    dims = f"e{s.experts}k{s.topk}h{s.hidden}i{s.expert_intermediate}"
+    dims = f"e{s.experts}k{s.topk}h{s.hidden}i{s.expert_intermediate}{named(s.expert_format)}"
     for tokens in sorted(POWERS + BETWEEN):
         uniform = max(s.topk, routing.uniform_distinct(tokens, s.experts, s.topk))
         full = min(s.experts, tokens * s.topk)
@@ -67,31 +74,16 @@ def moe_points(s: Shape) -> Iterator[Point]:
             )  # fmt: skip
 
 
-def matrices(s: Shape) -> dict[str, tuple[int, int, int]]:
-    """Role -> (inputs, outputs, most tokens) of a model's projections."""
-    found: dict[str, tuple[int, int, int]] = {}
-    if "attention" in s.parts:
-        found |= {"qkv": (s.hidden, s.qkv, 8192), "o": (s.heads * s.head_dim, s.hidden, 8192)}
-    width = s.shared_intermediate or s.intermediate
-    if width:
-        found |= {"gate_up": (s.hidden, 2 * width, 8192), "down": (width, s.hidden, 8192)}
-    if s.experts:
-        found["router"] = (s.hidden, s.experts, 8192)
-    if s.shared_gate:
-        found["shared_gate"] = (s.hidden, 1, 8192)
-    return found | {"lm_head": (s.hidden, s.vocab, 2048)}  # only sampled positions need it
-
-
 def gemm_points(s: Shape) -> Iterator[Point]:
     """Every projection at the powers of two and at counts that engines capture between: the library's choice of tiles
     steps up and down by a tenth there.
     """
-    for inputs, outputs, most in matrices(s).values():
+    for product in products(s):
         for tokens in sorted({*POWERS, *CAPTURED}):
-            if tokens <= most:
+            if tokens <= product.most:
                 yield Point(
-                    f"gemm/{inputs}x{outputs}/t{tokens}", tier(tokens), "gemm",
-                    partial(measure.gemm_case, tokens, inputs, outputs),
+                    f"gemm{named(product.weights)}/{product.inputs}x{product.outputs}/t{tokens}", tier(tokens), "gemm",
+                    partial(measure.gemm_case, tokens, product.inputs, product.outputs, product.weights),
                 )  # fmt: skip
 
 
@@ -107,6 +99,12 @@ def attention_points(s: Shape) -> Iterator[Point]:
                         f"attention/{dims}/b{batch}/c{context}/q{q_len}", level, "attention",
                         partial(measure.attention_case, s, batch, context, q_len),
                     )  # fmt: skip
+    yield from prefill_points(s, s.kv_heads)
+
+
+def prefill_points(s: Shape, kv_heads: int) -> Iterator[Point]:
+    """Chunks of a prompt; MLA expands the latents to keys and values of every head for them."""
+    dims = f"q{s.heads}kv{kv_heads}d{s.head_dim}"
     for chunk in (128, 512, 2048, 8192):
         for context in (0, 4096, 16384):
             yield Point(
@@ -115,14 +113,31 @@ def attention_points(s: Shape) -> Iterator[Point]:
             )  # fmt: skip
 
 
+def latent_points(s: Shape) -> Iterator[Point]:
+    """Batch x context x q_len up to a million cached tokens, and prefill chunks."""
+    dims = f"q{s.heads}r{s.latent_rank}p{s.rope_dim}"
+    for batch in BATCHES:
+        for context in CONTEXTS:
+            for q_len in range(1, 10) if batch in (1, 16, 64) and context in (1024, 4096) else Q_LENS:
+                if batch * context <= 2**20:
+                    level = 0 if q_len in (1, 5) and context in (1024, 4096, 16384) else 1 if q_len in Q_LENS else 2
+                    yield Point(
+                        f"latent/{dims}/b{batch}/c{context}/q{q_len}", level, "latent",
+                        partial(measure.latent_case, s, batch, context, q_len),
+                    )  # fmt: skip
+    yield from prefill_points(s, s.heads)
+
+
 def small_points(s: Shape) -> Iterator[Point]:
     """Norm, rotary embedding and SiLU: a few microseconds each, twice or once a layer."""
     width = s.shared_intermediate or s.intermediate
+    by_heads = not s.latent_rank  # MLA rotates 64 numbers of a query and one key: within its projections' time
     for tokens in (1, 8, 64, 256, 512, 1024, 2048, 4096, 8192):
         level = 0 if tokens in (1, 64, 1024) else 1
         yield Point(f"norm/h{s.hidden}/t{tokens}", level, "norm", partial(measure.norm_case, tokens, s.hidden))
         rope = f"rope/q{s.heads}kv{s.kv_heads}d{s.head_dim}n{int(s.qk_norm)}/t{tokens}"
-        yield Point(rope, level, "rope", partial(measure_models.rope_case, s, tokens))
+        if by_heads:
+            yield Point(rope, level, "rope", partial(measure_models.rope_case, s, tokens))
         if width:
             yield Point(f"silu_mul/i{width}/t{tokens}", level, "silu_mul", partial(measure.silu_case, tokens, width))
 
@@ -162,7 +177,8 @@ def stack_points(s: Shape) -> Iterator[Point]:
 
 Families = Mapping[str, Callable[[Shape], Iterator[Point]]]
 FAMILIES: Families = {
-    "moe": moe_points, "dense": gemm_points, "attention": attention_points, "norms": small_points,
+    "moe": moe_points, "dense": gemm_points, "attention": attention_points, "latent": latent_points,
+    "norms": small_points,
     "layers": stack_points, "draft": draft_points, "eagle": draft_points, "rejection": rejection_points,
 }  # fmt: skip
 

@@ -55,7 +55,7 @@ class Bench:
         self.routed = [routing.top_k(logits, shape.topk, shape.renormalise) for logits in self.logits]
         self.weights = measure.expert_weights(shape, "cuda")
         distinct = routing.distinct_experts(self.routed[0][1])
-        self.bytes = moe.bytes_moved(tokens, distinct, shape.hidden, shape.expert_intermediate)
+        self.bytes = measure.moe_bytes(shape, tokens, distinct)
 
     def gemms(self, block_m: int) -> Moe:
         """The fastest gate+up and the fastest down of the candidates for *block_m*."""

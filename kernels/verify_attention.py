@@ -91,10 +91,12 @@ def _attend(
 
 
 @triton.jit(do_not_specialize=["splits"])
-def _combine_splits(part_o, part_m, part_l, out, splits, dim: tl.constexpr, block_s: tl.constexpr):
+def _combine_splits(
+    part_o, part_m, part_l, out, splits, dim: tl.constexpr, block_d: tl.constexpr, block_s: tl.constexpr
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     s = tl.arange(0, block_s)
-    d = tl.arange(0, dim)
+    d = tl.program_id(1) * block_d + tl.arange(0, block_d)
     m = tl.load(part_m + row * splits + s, mask=s < splits, other=START)
     part = tl.load(part_l + row * splits + s, mask=s < splits, other=0.0)
     o = tl.load(part_o + (row * splits + s)[:, None] * dim + d[None, :], mask=(s < splits)[:, None], other=0.0)
@@ -102,6 +104,15 @@ def _combine_splits(part_o, part_m, part_l, out, splits, dim: tl.constexpr, bloc
     total = tl.sum(weight * part, 0)
     o = tl.sum(o * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
     tl.store(out + row * dim + d, o.to(out.dtype.element_ty))
+
+
+def combine_splits(part_o: Tensor, part_m: Tensor, part_l: Tensor, out: Tensor, splits: int) -> None:
+    """Sum the parts [rows * splits, D] of each row, weighted by their maxima and sums, into out [..., D]."""
+    dim = out.shape[-1]
+    block = min(dim, 128)
+    _combine_splits[(out.numel() // dim, dim // block)](
+        part_o, part_m, part_l, out, splits, dim, block, power_of_2(splits), num_warps=4
+    )
 
 
 def tile_rows(q_len: int, group: int) -> int:
@@ -166,7 +177,7 @@ def attend(
         UPCAST, num_warps=block_m // 16, num_stages=STAGES,
     )  # fmt: skip
     if splits > 1:
-        _combine_splits[(rows,)](part_o, part_m, part_l, out, splits, dim, power_of_2(splits), num_warps=4)
+        combine_splits(part_o, part_m, part_l, out, splits)
     return out
 
 

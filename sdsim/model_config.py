@@ -9,7 +9,7 @@ import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from sdsim.errors import ScenarioError
 
@@ -23,6 +23,16 @@ MXFP4_BYTES = (4 + 8 / 32) / 8
 """4-bit elements with one 8-bit scale for each 32 (OCP Microscaling Formats, v1.0)."""
 SCALE_BYTES = 4.0
 """One fp32 scale per block of an fp8 matrix (DeepSeek-V3, arXiv 2412.19437, section 3.3)."""
+
+WeightFormat = Literal["fp32", "bf16", "fp8", "mxfp4"]
+
+
+def weight_format(width: float) -> WeightFormat:
+    """Return what weights of *width* bytes each, block scales included, are stored in."""
+    if width > 1.5:
+        return "bf16" if width == 2.0 else "fp32"
+    return "fp8" if width > 0.9 else "mxfp4"
+
 
 UNREADABLE = {"full_attention_interval", "linear_num_value_heads", "mamba_d_state", "interleave_moe_layer_step"}
 """Keys of linear attention, state-space layers and Llama 4: refused, since they would be read wrongly and silently."""

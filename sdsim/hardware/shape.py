@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from kernels.formats import Format
 from kernels.shapes import SHAPES, Shape
 from sdsim.errors import ScenarioError
+from sdsim.model_config import weight_format
 from sdsim.models import Model
 
 
@@ -21,7 +23,7 @@ def kernel_shape(model: Model) -> Shape:
         kv_heads=model.kv_heads,
         head_dim=model.head_dim,
         vocab=model.vocabulary,
-        intermediate=0 if model.is_moe else model.intermediate,
+        intermediate=model.intermediate if model.dense_layers else 0,
         experts=model.experts,
         topk=model.experts_per_token,
         expert_intermediate=model.expert_intermediate,
@@ -31,7 +33,19 @@ def kernel_shape(model: Model) -> Shape:
         qk_norm=known.qk_norm,
         qkv_bias=known.qkv_bias,
         tied=model.tied_embeddings,
+        latent_rank=model.mla.kv_lora_rank if model.mla else 0,
+        rope_dim=model.mla.rope_dim if model.mla else 0,
+        query_rank=model.mla.q_lora_rank if model.mla else 0,
+        value_dim=model.mla.v_dim if model.mla else 0,
+        expert_format=_format(model.expert_bytes),
+        dense_format=_format(model.weight_bytes),
     )
+
+
+def _format(width: float) -> Format:
+    """Return the kernels' format for weights of *width* bytes; they compute 32-bit models in bf16."""
+    found = weight_format(width)
+    return "bf16" if found == "fp32" else found
 
 
 def whole_shape(model: Model, layers: int | None = None) -> Shape:

@@ -20,11 +20,12 @@ from sdsim.latency.backend import load_backend, with_backend
 from sdsim.latency.calibration import Calibration, load_calibration, load_shipped
 from sdsim.latency.composition import Attention, Kernels
 from sdsim.latency.family import Family, fit_family
-from sdsim.latency.leave_out import without
+from sdsim.latency.leave_out import DIMENSIONS, without
 from sdsim.latency.quality import FREE, Price, PriceList, Quality, listed
-from sdsim.latency.roofline import RooflineKernels
+from sdsim.latency.roofline import RooflineAttention, RooflineKernels
 from sdsim.latency.tables import Curve, ExpertTable, Line, Plane
 from sdsim.matrices import Matrix
+from sdsim.model_config import MXFP4_BYTES, WeightFormat, weight_format
 from sdsim.models import Model
 from sdsim.policy import IntArray
 
@@ -32,6 +33,8 @@ LAUNCH_S = 0.25e-6
 """What a kernel costs in a chain of different kernels beyond its time in a chain of its own kind, s: the mean over the
 20 captured stacks of eight layers in the H200 calibration of what the layers take more than the sum of their kernels,
 per kernel (`tests/test_composition.py`)."""
+WIDTHS: dict[WeightFormat, float] = {"bf16": 2.0, "fp8": 1.0, "mxfp4": MXFP4_BYTES}
+"""Bytes of a weight in the formats that are measured; fp8's block scales add 0.02%."""
 SHORTEST_CHUNK = 128
 REMEMBERED = 20_000
 """Batches and query counts whose attention is kept."""
@@ -47,48 +50,59 @@ class CalibratedKernels:
         self._roofline = RooflineKernels(gpu)
         self._roofline.bytes_per_s = calibration.read_bytes_per_s
         self._roofline.flops_per_s = max(calibration.flops_per_s, self._roofline.flops_per_s)
-        gemms = _by_shape(calibration.of("gemm"), "inputs", "outputs")
-        self._gemms = {k: Curve(self._floored(Matrix(k[0], k[1]), _points(found))) for k, found in gemms.items()}
+        self._gemms = {
+            (weights, *k): Curve(self._floored(Matrix(k[0], k[1]), _points(found), width))
+            for weights, width in WIDTHS.items()
+            for k, found in _by_shape(self._in(weights, "gemm"), "inputs", "outputs").items()
+        }
         self._norms = _curves(calibration.of("norm"), "hidden")
         self._ropes = _curves(calibration.of("rope"), "heads", "kv_heads", "head_dim")
         self._silus = _curves(calibration.of("silu_mul"), "intermediate")
         self._samplings = _curves((r for r in calibration.of("rejection") if r["shape"]["mode"] == "sample"), "vocab")
-        self._families: dict[str, Family] = {}
+        self._families: dict[tuple[str, WeightFormat], Family] = {}
         self._attentions: dict[tuple[Model, float], Attention] = {}
 
-    def _floored(self, matrix: Matrix, points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    def _in(self, weights: WeightFormat, kernel: str) -> list[dict[str, Any]]:
+        """Return the rows of *kernel* on weights of a format."""
+        return [row for row in self.calibration.of(kernel) if row["shape"].get("weights", "bf16") == weights]
+
+    def _floored(self, matrix: Matrix, points: list[tuple[int, float]], width: float) -> list[tuple[int, float]]:
         """Return *points* raised to the roofline, which is convex: what lies between them is above it too."""
         tokens, seconds = np.array([t for t, _ in points]), np.array([s for _, s in points])
-        floor = self._roofline.dense(tokens, matrix, 2.0).seconds
+        floor = self._roofline.dense(tokens, matrix, width).seconds
         return list(zip(tokens.tolist(), np.maximum(seconds, floor).tolist(), strict=True))
 
     @cached_property
-    def _experts(self) -> dict[tuple[int, ...], ExpertTable]:
-        rows = _by_shape(self.calibration.of("moe"), "experts", "topk", "hidden", "intermediate")
+    def _experts(self) -> dict[tuple[WeightFormat | int, ...], ExpertTable]:
         rate = self.calibration.read_bytes_per_s
-        return {k: ExpertTable(found, k[0], 6.0 * k[2] * k[3] / rate) for k, found in rows.items()}
+        return {
+            (weights, *k): ExpertTable(found, k[0], 3.0 * width * k[2] * k[3] / rate)
+            for weights, width in WIDTHS.items()
+            for k, found in _by_shape(self._in(weights, "moe"), "experts", "topk", "hidden", "intermediate").items()
+        }
 
-    def family(self, kernel: str) -> Family:
-        """Return the fit of a kernel family over all measured shapes."""
-        if kernel not in self._families:
-            rows = self.calibration.of(kernel)
+    def family(self, kernel: str, weights: WeightFormat = "bf16") -> Family:
+        """Return the fit of a kernel family over all measured shapes in a format, in bf16 where there are none."""
+        if (kernel, weights) not in self._families:
+            rows = self._in(weights, kernel) or self._in("bf16", kernel)
             rates = self.calibration.read_bytes_per_s, self._roofline.flops_per_s
-            self._families[kernel] = fit_family(rows, *rates) if rows else Family(0.0, *rates)
-        return self._families[kernel]
+            self._families[kernel, weights] = fit_family(rows, *rates) if rows else Family(0.0, *rates)
+        return self._families[kernel, weights]
 
     def _bounded(self, price: Price, floor: Price) -> Price:
         return price if price.seconds >= floor.seconds else Price(floor.seconds, price.quality)
 
-    def _fitted(self, kernel: str, sizes: IntArray, needed: work.Works) -> PriceList:
-        return listed(sizes, self.family(kernel).all_seconds(needed), Quality.EXTRAPOLATED)
+    def _fitted(self, kernel: str, sizes: IntArray, needed: work.Works, width: float = 2.0) -> PriceList:
+        family = self.family(kernel, weight_format(width))
+        return listed(sizes, family.all_seconds(needed), Quality.EXTRAPOLATED)
 
     def dense(self, tokens: IntArray, matrix: Matrix, weight_bytes: float) -> PriceList:
         """See `Kernels.dense`."""
-        curve = self._gemms.get((matrix.inputs, matrix.outputs)) if weight_bytes == 2.0 else None
+        curve = self._gemms.get((weight_format(weight_bytes), matrix.inputs, matrix.outputs))
         if curve is not None:
             return curve.prices(tokens)
         floor = self._roofline.dense(tokens, matrix, weight_bytes).seconds
-        fitted = self._fitted("gemm", tokens, work.product(tokens, matrix, weight_bytes))
+        fitted = self._fitted("gemm", tokens, work.product(tokens, matrix, weight_bytes), weight_bytes)
         return fitted._replace(seconds=np.maximum(fitted.seconds, floor))
 
     def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
@@ -96,12 +110,12 @@ class CalibratedKernels:
         if not tokens:
             return FREE
         floor = self._roofline.experts(model, tokens, distinct, share)
-        key = (model.experts, model.experts_per_token, model.hidden, round(model.expert_intermediate * share))
-        table = self._experts.get(key) if model.expert_bytes == 2.0 else None
+        weights, width = weight_format(model.expert_bytes), round(model.expert_intermediate * share)
+        table = self._experts.get((weights, model.experts, model.experts_per_token, model.hidden, width))
         if table is not None:
             return self._bounded(table.price(tokens, distinct), floor)
         size, flops = work.experts(model, tokens, distinct)
-        fitted = Price(self.family("moe").seconds(size * share, flops * share), Quality.EXTRAPOLATED)
+        fitted = Price(self.family("moe", weights).seconds(size * share, flops * share), Quality.EXTRAPOLATED)
         return self._bounded(fitted, floor)
 
     def norms(self, model: Model, tokens: IntArray) -> PriceList:
@@ -138,14 +152,16 @@ class CalibratedKernels:
 
     def _attention(self, model: Model, share: float) -> Attention:
         floor = self._roofline.attention(model, share)
-        if model.mla is None:
-            for heads, rest in ((_heads(model, share), 1.0), (_heads(model), share)):
-                verify = [r for r in self.calibration.of("attention") if _row_heads(r) == heads]
-                prefill = [r for r in self.calibration.of("prefill") if _row_heads(r) == heads]
-                if verify and prefill:
-                    whole = CalibratedAttention(verify, prefill, floor)
-                    return whole if rest == 1.0 else PartialAttention(whole, rest)
-        fit = self.family("attention")
+        kernel = "attention" if model.mla is None else "latent"
+        verify = _by_shape(self.calibration.of(kernel), *DIMENSIONS[kernel])
+        prefill = _by_shape(self.calibration.of("prefill"), *DIMENSIONS["prefill"])
+        parts = [(share, 1.0), (1.0, share)]
+        for part, rest in parts if model.mla is None else parts[:1]:  # every rank reads MLA's whole latent
+            rows = verify.get(_verifying(model, part)), prefill.get(_heads(model, part))
+            if rows[0] and rows[1]:
+                whole = CalibratedAttention(rows[0], rows[1], floor)
+                return whole if rest == 1.0 else PartialAttention(whole, rest)
+        fit = self.family(kernel if verify else "attention")
         return FittedAttention(fit.fixed_s, self.calibration.read_bytes_per_s / fit.bytes_per_s, floor)
 
 
@@ -191,14 +207,16 @@ def _heads(model: Model, share: float = 1.0) -> tuple[int, int, int]:
     return round(model.heads * share), max(1, round(model.kv_heads * share)), model.head_dim
 
 
-def _row_heads(row: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(int(row["shape"][d]) for d in ("heads", "kv_heads", "head_dim"))
+def _verifying(model: Model, share: float) -> tuple[int, int, int]:
+    """Return what names a model's verification attention: its heads, or with MLA the query heads over its latent."""
+    heads = _heads(model, share)
+    return heads if model.mla is None else (heads[0], model.mla.kv_lora_rank, model.mla.rope_dim)
 
 
 class CalibratedAttention:
     """Measured attention of one head layout: a plane over batch and context for each query length."""
 
-    def __init__(self, verify: list[dict[str, Any]], prefill: list[dict[str, Any]], floor: Attention) -> None:
+    def __init__(self, verify: list[dict[str, Any]], prefill: list[dict[str, Any]], floor: RooflineAttention) -> None:
         by_length: dict[int, dict[tuple[int, int], float]] = {}
         for row in verify:
             by_length.setdefault(row["q_len"], {})[row["batch"], row["context"]] = row["us_p50"] * 1e-6
@@ -237,7 +255,7 @@ class CalibratedAttention:
 
     def _priced_prefill(self, rows: int, queries: int, context: int, pairs: int) -> float:
         chunk, stored = max(queries / rows, SHORTEST_CHUNK), max(context / rows, 1.0)
-        seconds = rows * self._prefill.seconds(chunk, stored)
+        seconds = rows * self._prefill.seconds(chunk, stored) + context * self._floor.expand_s
         return max(seconds, self._floor.prefill(rows, queries, context, pairs))
 
     def quality(self, rows: int, context: int) -> Quality:
@@ -279,7 +297,9 @@ class FittedAttention:
         """See `Attention.verify`."""
         return self._fixed + self._slower * self._floor.verify(rows, queries, context, pairs)
 
-    prefill = verify
+    def prefill(self, rows: int, queries: int, context: int, pairs: int) -> float:
+        """See `Attention.prefill`."""
+        return self._fixed + self._slower * self._floor.prefill(rows, queries, context, pairs)
 
     def quality(self, rows: int, context: int) -> Quality:
         """Return extrapolated."""

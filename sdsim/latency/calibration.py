@@ -1,7 +1,8 @@
 """The calibration file: what `profile_gpu` measured on one GPU, as JSON rows with their provenance.
 
 Needs the standard library only, so that the machine with the GPU can write it. A row is one kernel at one point:
-`kernel`, `shape` (its dimensions), `tokens`, `distinct`, `batch`, `context`, `q_len` as they apply, and `us_p50`.
+`kernel`, `shape` (its dimensions, and `weights` where their format is not bf16), `tokens`, `distinct`, `batch`,
+`context`, `q_len` as they apply, and `us_p50`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,20 @@ from sdsim.errors import CalibrationError
 SCHEMA = 1
 MAX_BYTES = 64_000_000
 KERNELS = frozenset(
-    {"moe", "gemm", "attention", "prefill", "norm", "rope", "silu_mul", "rejection", "draft", "eagle", "layers"}
+    {
+        "moe",
+        "gemm",
+        "attention",
+        "latent",
+        "prefill",
+        "norm",
+        "rope",
+        "silu_mul",
+        "rejection",
+        "draft",
+        "eagle",
+        "layers",
+    }
 )
 
 

@@ -7,12 +7,16 @@ plain kernels reach (`gpus.yaml`). A lower bound in spirit: measured kernels are
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from sdsim.gpus import Gpu
 from sdsim.latency import work
 from sdsim.latency.quality import FREE, Price, PriceList, Quality, listed
+from sdsim.latency.work import Work
 from sdsim.matrices import Matrix
+from sdsim.model_config import weight_format
 from sdsim.models import Model
 from sdsim.policy import IntArray
 
@@ -33,7 +37,7 @@ class RooflineKernels:
 
     def _flops_rate(self, weight_bytes: float) -> float:
         # 4-bit weights are widened to bf16 before the matrix units see them
-        return self._fp8_flops_per_s if 0.9 < weight_bytes < 1.5 else self.flops_per_s
+        return self._fp8_flops_per_s if weight_format(weight_bytes) == "fp8" else self.flops_per_s
 
     def _prices(self, sizes: IntArray, needed: work.Works, weight_bytes: float = 2.0) -> PriceList:
         seconds = np.maximum(needed.size / self.bytes_per_s, needed.flops / self._flops_rate(weight_bytes))
@@ -53,20 +57,23 @@ class RooflineKernels:
     def attention(self, model: Model, share: float) -> RooflineAttention:
         """KV is read once per row; scores and values cost 4 flops per query head, pair and head dimension.
 
-        MLA works in its latent: 2 (kv_lora_rank + rope_dim) flops a score and 2 kv_lora_rank a value; the latent is
-        on every rank.
+        MLA verifies in its latent, which is on every rank, and prefills by heads.
         """
-        mla = model.mla
-        if mla is not None:
-            per_token, per_query = model.kv_bytes_per_token / model.layers, 0.0
-            per_pair = 2.0 * (2 * mla.kv_lora_rank + mla.rope_dim) * model.heads * share
-        else:
-            heads = model.heads * share, model.kv_heads * share, model.head_dim
-            per_token = work.attention(*heads, 1, 0, 0).size
-            per_query = work.attention(*heads, 0, 1, 0).size
-            per_pair = work.attention(*heads, 0, 0, 1).flops
-        rates = self.bytes_per_s, self.flops_per_s
-        return RooflineAttention(per_token / rates[0], per_query / rates[0], per_pair / rates[1])
+        mla, heads = model.mla, model.heads * share
+        if mla is None:
+            kv_heads = model.kv_heads * share
+            return self._bounds(lambda *sizes: work.attention(heads, kv_heads, model.head_dim, *sizes))
+        rank, rope = mla.kv_lora_rank, mla.rope_dim
+        prompts = self._bounds(lambda stored, *sizes: work.expanded_attention(model, mla, heads, stored, *sizes))
+        return self._bounds(lambda *sizes: work.latent_attention(heads, rank, rope, *sizes), prompts)
+
+    def _bounds(
+        self, needed: Callable[[float, float, float], Work], prompts: RooflineAttention | None = None
+    ) -> RooflineAttention:
+        """Return the seconds of *needed*, which is linear in stored tokens, query positions and pairs."""
+        units = [needed(1, 0, 0), needed(0, 1, 0), needed(0, 0, 1)]
+        reads, computes = zip(*((w.size / self.bytes_per_s, w.flops / self.flops_per_s) for w in units), strict=True)
+        return RooflineAttention(reads, computes, prompts)
 
     def norms(self, model: Model, tokens: IntArray) -> PriceList:
         """Two norms, the rotary embedding, and the activation of a dense feed-forward or a shared expert."""
@@ -81,21 +88,32 @@ class RooflineKernels:
 
 
 class RooflineAttention:
-    """Bytes of KV, queries and outputs, or scores, whichever takes longer.
+    """Bytes of KV, queries and outputs, or scores, whichever takes longer; prompts may have an attention of their own.
 
-    Seconds of a layer per stored token, per query position and per query-key pair.
+    Seconds of a layer, of reading and of computing, per stored token, per query position and per query-key pair.
     """
 
-    def __init__(self, per_token: float, per_query: float, per_pair: float) -> None:
-        self._per_token, self._per_query, self._per_pair = per_token, per_query, per_pair
+    def __init__(
+        self, reads: Sequence[float], computes: Sequence[float], prompts: RooflineAttention | None = None
+    ) -> None:
+        self._per_token, self._per_query, _ = reads
+        self._expand, _, self._per_pair = computes
+        self._prompts = prompts or self
 
     def verify(self, rows: int, queries: int, context: int, pairs: int) -> float:
         """See `Attention.verify`."""
         read = (context + queries) * self._per_token + queries * self._per_query
-        scores = pairs * self._per_pair
+        scores = pairs * self._per_pair + context * self._expand
         return read if read > scores else scores
 
-    prefill = verify
+    def prefill(self, rows: int, queries: int, context: int, pairs: int) -> float:
+        """See `Attention.prefill`."""
+        return self._prompts.verify(rows, queries, context, pairs)
+
+    @property
+    def expand_s(self) -> float:
+        """Seconds of computing keys and values of one stored token anew for a prompt chunk after it; 0 but for MLA."""
+        return self._prompts._expand
 
     def quality(self, rows: int, context: int) -> Quality:
         """Return that nothing here was measured."""

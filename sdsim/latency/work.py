@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdsim.matrices import Matrix
-from sdsim.models import Model
+from sdsim.models import Mla, Model
 from sdsim.policy import IntArray
 
 WIDTH = 2.0
@@ -57,6 +57,24 @@ def attention(heads: float, kv_heads: float, head_dim: int, stored: float, queri
     """One layer's attention of *queries* positions over *stored* keys, theirs included, in *pairs* visible pairs."""
     kv, in_and_out = 2 * stored * kv_heads * head_dim, 2 * queries * heads * head_dim
     return Work(WIDTH * (kv + in_and_out), 4.0 * heads * head_dim * pairs)
+
+
+def latent_attention(heads: float, rank: int, rope: int, stored: float, queries: float, pairs: float) -> Work:
+    """One layer's absorbed MLA (arXiv 2405.04434, section 2.1): as `attention`, keys and values being one latent."""
+    size = stored * (rank + rope) + queries * heads * (2 * rank + rope)
+    return Work(WIDTH * size, 2.0 * heads * (2 * rank + rope) * pairs)
+
+
+def expanded_attention(model: Model, mla: Mla, heads: float, context: float, queries: float, pairs: float) -> Work:
+    """One layer's MLA on prompts, by heads: latents of *context* earlier tokens are expanded to keys and values anew.
+
+    The new tokens' expansion is a projection of theirs, and counted there.
+    """
+    key, value = model.head_dim, mla.v_dim
+    size = (2 * context + queries) * heads * (key + value) + queries * heads * (key + value)
+    size += context * (mla.kv_lora_rank + mla.rope_dim)
+    expansion = 2.0 * context * mla.kv_lora_rank * heads * (mla.nope_dim + value)
+    return Work(WIDTH * size, 2.0 * heads * (key + value) * pairs + expansion)
 
 
 def norm(tokens: IntArray, hidden: int) -> Works:

@@ -25,6 +25,8 @@ POINTERS = {
     torch.int32: "*i32",
     torch.int64: "*i64",
     torch.float64: "*fp64",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.uint8: "*u8",
 }
 OPTIONS = ("num_warps", "num_stages")
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -73,7 +75,8 @@ def compile_one(program):
         "shared": kernel.metadata.shared, "registers": int(re.search(r"REG:(\d+)", usage)[1]),
         "stack": int(re.search(r"STACK:(\d+)", usage)[1]), "local": int(re.search(r"LOCAL:(\d+)", usage)[1]),
         "wgmma": len(re.findall(r"wgmma\.mma_async", ptx)), "mma": len(re.findall(r"mma\.sync", ptx)),
-        "cp_async": len(re.findall(r"cp\.async\.c[ga]", ptx)),
+        "loads": len(re.findall(r"ld\.global", ptx)), "cp_async": len(re.findall(r"cp\.async\.c[ga]", ptx)),
+        "cp_async_4": len(re.findall(r"cp\.async\.c[ga]\.shared\.global[^;]*, 0x4,", ptx)),
         "cp_async_16": len(re.findall(r"cp\.async\.c[ga]\.shared\.global[^;]*0x10", ptx)),
     }  # fmt: skip
 
@@ -92,27 +95,47 @@ def meta(*shape, dtype=torch.bfloat16):
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
+def meta_experts(s):
+    """Gate and up, and down, of a layer in its format."""
+    from kernels.formats import random_quantized
+
+    sizes = (s.experts, 2, s.expert_intermediate, s.hidden), (s.experts, s.hidden, s.expert_intermediate)
+    if s.expert_format == "bf16":
+        return meta(s.experts, 2 * s.expert_intermediate, s.hidden), meta(*sizes[1])
+    return [random_quantized(*size, format=s.expert_format, device="meta") for size in sizes]
+
+
 def moe_launches(names, tokens, every_config=False):
     from kernels import configs, moe
     from kernels.shapes import SHAPES
 
     for name in names:
         s = SHAPES[name]
-        key = (s.experts, s.topk, s.hidden, s.expert_intermediate)
-        w1, w2 = meta(s.experts, 2 * s.expert_intermediate, s.hidden), meta(s.experts, s.hidden, s.expert_intermediate)
+        experts = meta_experts(s)
+        key = moe.key_of(experts[1], s.topk)
         for t in tokens:
             x, logits = meta(t, s.hidden), meta(t, s.experts)
             choices = [configs.rule(key, t)]
             if every_config:
                 m, many = choices[0].gate_up.block_m, t > choices[0].gate_up.block_m
-                ups, downs = (configs.candidates(c, m, many) for c in (configs.GATE_UP, configs.DOWN))
+                ups, downs = (configs.candidates(c, key.weights, m, many) for c in (configs.GATE_UP, configs.DOWN))
                 n = max(len(ups), len(downs))
                 choices = [configs.Moe(ups[i % len(ups)], downs[i % len(downs)]) for i in range(n)]
             for c in choices:
                 yield (
                     f"moe {name} T={t}",
-                    lambda c=c, x=x, g=logits, a=w1, b=w2, s=s: moe.moe(x, g, a, b, s.topk, s.renormalise, config=c),
+                    lambda c=c, x=x, g=logits, w=experts, s=s: moe.moe(x, g, *w, s.topk, s.renormalise, config=c),
                 )
+
+
+def project_launches(tokens, matrices):
+    from kernels import quantized
+    from kernels.formats import random_quantized
+
+    for t in tokens:
+        for inputs, outputs in matrices:
+            weight = random_quantized(outputs, inputs, format="fp8", device="meta")
+            yield f"project {inputs}x{outputs} T={t}", lambda t=t, n=inputs, w=weight: quantized.project(meta(t, n), w)
 
 
 def attention_launches(names, q_lens, cases):
@@ -132,6 +155,20 @@ def attention_launches(names, q_lens, cases):
                 )  # fmt: skip
 
 
+def latent_launches(heads, q_lens, cases):
+    from kernels import latent_attention
+
+    for h in heads:
+        for q_len in q_lens:
+            for batch, length in cases:
+                tensors = meta(batch, q_len, h, 576), meta(64, 64, 576)
+                tables = meta(batch, length // 64, dtype=torch.int32), meta(batch, dtype=torch.int32)
+                yield (
+                    f"latent {h} q={q_len} B={batch}",
+                    lambda t=(*tensors, *tables), n=length: latent_attention.attend(*t, n, 512, 0.07),
+                )
+
+
 def rejection_launches(batches, lengths, vocabs):
     from kernels import rejection
 
@@ -148,7 +185,13 @@ def rejection_launches(batches, lengths, vocabs):
 def main(which):
     if which == "all":
         launches = [
-            *moe_launches(["qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v2-lite"], [1, 8, 16, 64, 256, 1024, 8192], True),
+            *moe_launches(
+                ["qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v2-lite", "deepseek-v3", "gpt-oss-120b"],
+                [1, 8, 16, 64, 256, 1024, 8192],
+                True,
+            ),
+            *project_launches([1, 64, 2000], [(7168, 2112), (16384, 7168)]),
+            *latent_launches([16, 128], [1, 5, 9], [(1, 4096), (256, 1024)]),
             *attention_launches(
                 ["qwen3-30b-a3b", "qwen3-235b-a22b", "qwen2-0.5b"], [1, 5, 9], [(1, 4096), (256, 1024)]
             ),
@@ -157,6 +200,9 @@ def main(which):
     else:
         launches = [
             *moe_launches(["qwen3-30b-a3b"], [1, 16, 256, 8192]),
+            *moe_launches(["deepseek-v3", "gpt-oss-120b"], [16, 2048]),
+            *project_launches([1, 2000], [(16384, 7168)]),
+            *latent_launches([16], [5], [(1, 4096), (256, 1024)]),
             *attention_launches(["qwen3-30b-a3b"], [1, 9], [(1, 4096), (256, 1024)]),
             *rejection_launches([8], [4], [151936]),
         ]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kernels import numerics, prefill_attention, verify_attention
+from kernels import latent_attention, numerics, prefill_attention, verify_attention
 from kernels.shapes import Shape
 
 
@@ -43,7 +43,47 @@ def test_prefill_against_float64(chunk, context):
     assert numerics.check_prefill(shape, chunk, context, "cpu") < 1e-2
 
 
+@pytest.mark.parametrize("q_len", range(1, 10))
+def test_latent_attention_against_float64_at_page_and_block_boundaries(q_len):
+    lengths = [[q_len, 31, 32, 33, 65], [64, 63, 130]][q_len % 2]
+    assert numerics.check_latent(8, 64, 16, q_len, lengths, "cpu", (None, 1, 3)[q_len % 3]) < 1e-2
+
+
+@pytest.mark.parametrize(("heads", "q_len"), [(16, 9), (5, 13), (128, 1)])
+def test_latent_attention_over_several_tiles_or_part_of_one(heads, q_len):
+    assert numerics.check_latent(heads, 32, 16, q_len, [40, 21], "cpu") < 1e-2
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_latent_queries_before_a_short_sequence_give_zeros(splits):
+    q, cache = torch.randn(1, 5, 2, 48), torch.randn(1, 64, 48)
+    table, lens = torch.zeros(1, 1, dtype=torch.int32), torch.tensor([3], dtype=torch.int32)
+    out = latent_attention.attend(q, cache, table, lens, 64, 32, 0.2, splits=splits)
+    assert torch.equal(out[0, :2], torch.zeros(2, 2, 32))
+    assert numerics.relative_error(out, latent_attention.reference(q, cache, table, lens, 32, 0.2)) < 1e-6
+
+
+def test_absorbed_attention_is_attention_by_heads_over_expanded_latents():
+    """The identity behind the kernel, in float64: scores q W k with W moved to the query's side, values W after."""
+    heads, nope, rope, rank, value, n = 3, 8, 4, 6, 5, 7
+    q = torch.randn(1, 1, heads, nope + rope, dtype=torch.float64)
+    cache = torch.randn(1, 64, rank + rope, dtype=torch.float64)
+    to_key, to_value = torch.randn(heads, nope, rank).double(), torch.randn(heads, value, rank).double()
+    absorbed = torch.cat([torch.einsum("bqhd,hdr->bqhr", q[..., :nope], to_key), q[..., nope:]], -1)
+    table, lens = torch.zeros(1, 1, dtype=torch.int32), torch.tensor([n], dtype=torch.int32)
+    latents = latent_attention.reference(absorbed, cache, table, lens, rank, 0.3)
+    found = torch.einsum("bqhr,hvr->bqhv", latents, to_value)
+    stored, shared = cache[0, :n, :rank], cache[0, :n, rank:]
+    for h in range(heads):
+        keys = torch.cat([stored @ to_key[h].T, shared], -1)
+        expected = (0.3 * keys @ q[0, 0, h]).softmax(0) @ (stored @ to_value[h].T)
+        torch.testing.assert_close(found[0, 0, h], expected)
+
+
 def test_work_by_hand():
+    # 2 sequences of 3 and 5 latents of 8 + 2, 2 queries each of 4 heads: cache once, q of 10 in, o of 8 out, bf16
+    assert latent_attention.bytes_moved([3, 5], 2, 4, 8, 2) == 2 * (8 * 10 + 2 * 2 * 4 * 18)
+    assert latent_attention.flops([3, 5], 2, 4, 8, 2) == 2 * 8 * 2 * 4 * 18
     # two sequences of 3 and 5 tokens, 2 queries each, 4 heads over 2 kv heads of 8: K and V once, q in, o out, bf16
     assert verify_attention.bytes_moved([3, 5], 2, 4, 2, 8) == 2 * (2 * 8 * 2 * 8 + 2 * 2 * 2 * 4 * 8)
     assert verify_attention.flops([3, 5], 2, 4, 8) == 2 * 2 * 8 * 2 * 4 * 8

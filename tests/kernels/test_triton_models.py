@@ -18,6 +18,9 @@ SPARSE = Shape(
     qk_norm=True, renormalise=False,
 )  # fmt: skip
 
+FP4 = replace(SPARSE, expert_format="mxfp4", hidden=64, expert_intermediate=64)
+LATENT = replace(SPARSE, latent_rank=32, rope_dim=16, value_dim=32)
+
 
 @pytest.mark.parametrize("tokens", [1, 7])
 def test_norm_silu_and_rope_against_float64(tokens):
@@ -58,7 +61,12 @@ def test_eagle_head_continues_hidden_states():
 
 CASES = {
     "moe": lambda: measure.moe_case(SPARSE, 5, "uniform", device="cpu"),
-    "gemm": lambda: measure.gemm_case(3, 96, 64, "cpu"),
+    "moe-fp8": lambda: measure.moe_case(replace(SPARSE, expert_format="fp8"), 5, "uniform", device="cpu"),
+    "moe-mxfp4": lambda: measure.moe_case(FP4, 5, "uniform", device="cpu"),
+    "gemm": lambda: measure.gemm_case(3, 96, 64, device="cpu"),
+    "gemm-fp8": lambda: measure.gemm_case(3, 96, 64, "fp8", device="cpu"),
+    "latent": lambda: measure.latent_case(LATENT, 2, 40, 3, "cpu"),
+    "latent-prefill": lambda: measure.prefill_case(LATENT, 8, 16, "cpu"),
     "attention": lambda: measure.attention_case(SPARSE, 2, 40, 3, "cpu"),
     "prefill": lambda: measure.prefill_case(SPARSE, 8, 16, "cpu"),
     "greedy": lambda: measure.rejection_case(97, 2, 3, "greedy", "cpu"),
@@ -105,10 +113,12 @@ def test_unwritten_output_and_warm_rotation_are_refused():
 
 def test_suite_keys_are_unique_ordered_and_shared_between_models():
     points = suite.points(SHAPES)
-    assert len({p.key for p in points}) == len(points) < 2800
+    assert len({p.key for p in points}) == len(points) < 4500
     assert [p.tier for p in points] == sorted(p.tier for p in points)
     assert len(suite.points(["qwen3-30b-a3b", "qwen3-30b-a3b"])) == len(suite.points(["qwen3-30b-a3b"]))
-    assert {p.kernel for p in suite.points(["deepseek-v2-lite"])} == {"moe", "gemm", "rejection"}
+    assert {p.kernel for p in suite.points(["deepseek-v2-lite"])} == {
+        "moe", "gemm", "rejection", "latent", "prefill", "norm", "silu_mul",
+    }  # fmt: skip
 
 
 def test_run_skips_what_is_known_and_stops_in_time(monkeypatch):
