@@ -48,7 +48,7 @@ class ExpertLayer(Layer):  # type: ignore[misc]
             ids = self.expert_ids[: len(tokens)]
         # as many tokens an expert as in the whole layer, whose configurations were tuned
         whole = s.experts * ranks, s.topk * ranks, s.hidden, s.expert_intermediate
-        config = configs.moe(whole, len(tokens))
+        config = configs.moe(configs.MoeKey(*whole), len(tokens))
         parts = experts_mlp(tokens, self.experts_gate_up, self.experts_down, weights, ids, config=config)
         mine = torch.empty_like(y)
         dist.reduce_scatter_tensor(mine, parts)
