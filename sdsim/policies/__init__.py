@@ -18,6 +18,7 @@ from sdsim.policy import Policy, StepCosts
 BUILT_IN = {
     "adaserve": "sdsim.policies.adaserve:Adaserve",
     "adaspec": "sdsim.policies.adaspec:Adaspec",
+    "auto": "sdsim.policies.auto:Auto",
     "batch_context_table": "sdsim.policies.batch_context_table:BatchContextTable",
     "batch_table": "sdsim.policies.batch_table:BatchTable",
     "cascade": "sdsim.policies.cascade:Cascade",
@@ -44,6 +45,7 @@ BUILT_IN = {
     "oracle_expected": "sdsim.policies.oracle_expected:OracleExpected",
     "oracle_realised": "sdsim.policies.oracle_realised:OracleRealised",
     "position_goodput": "sdsim.policies.position_goodput:PositionGoodput",
+    "prefill_riding": "sdsim.policies.prefill_riding:PrefillRiding",
     "priority_split": "sdsim.policies.priority_split:PrioritySplit",
     "safe": "sdsim.policies.safe:Safe",
     "sglang_adaptive": "sdsim.policies.sglang_adaptive:SglangAdaptive",

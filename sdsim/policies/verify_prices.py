@@ -19,9 +19,9 @@ from sdsim.policy import FloatArray, IntArray, Observation, StepCosts
 REMEMBERED = 1024
 ROWS, CONTEXTS, DRAFTS = 8, 4, 4
 """Sizes priced per doubling."""
-PROMPT_TOKENS = (0, 1, 4, 16, 64, 256, 1024, 4096, 16_384)
+PROMPT_TOKENS = (0, 1, 4, 16, 64, 256, 512, 1024, 2048, 4096, 16_384)
 """Prompt tokens beside the rows at which curves are priced."""
-TOKENS = (0, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+TOKENS = (0, 16, 64, 128, 256, 512, 1024, 1536, 2048, 3072, 4096, 8192)
 """Tokens of any kind beside the rows."""
 
 
@@ -53,8 +53,14 @@ class VerifyPrices:
 
     def at(self, observation: Observation) -> StepPrices:
         """Return the prices for the rows, contexts and prompt tokens of *observation*, which has rows."""
+        return self.beside(observation, (observation.prefill_tokens,))[0]
+
+    def beside(self, observation: Observation, prompts: Sequence[int]) -> list[StepPrices]:
+        """Return the prices for its rows and contexts beside each number of *prompts* tokens."""
         rows, context = _rows_size(observation), _context_size(observation)
-        prompt = observation.prefill_tokens
+        return [self._beside(rows, context, prompt) for prompt in prompts]
+
+    def _beside(self, rows: int, context: int, prompt: int) -> StepPrices:
         if not prompt:
             return self._split(self._look_up(rows, context, 0))
         above = min(bisect_right(PROMPT_TOKENS, prompt), len(PROMPT_TOKENS) - 1)
