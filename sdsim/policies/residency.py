@@ -66,7 +66,7 @@ class Residency:
             lost = choice.seconds - choice.plain + added - (choice.tokens / rows - 1.0) * alone
             self.on_trial = max(self.on_trial - int(observation.pending.sum()), 0) if self.on_trial else 0
             self._account = max(self._account + lost, 0.0)
-            if self._account >= EVIDENCE * prices.reload and not self.on_trial:
+            if self._account > EVIDENCE * prices.reload and not self.on_trial:
                 self._change(observation, False)
             return
         if self._before is not None:
@@ -76,7 +76,7 @@ class Residency:
         self._explored += EXPLORED * (choice.plain - added)
         trial = 2.0 * prices.reload + prices.trial * math.ceil(TRIAL / rows)
         if observation.kv_free >= self._room and not observation.waiting:
-            if self._account >= prices.reload and lost < 0.0:
+            if self._account > prices.reload and lost < 0.0:
                 self._change(observation, True)
             elif self._explored >= trial:
                 self._explored -= trial
