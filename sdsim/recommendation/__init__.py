@@ -16,7 +16,7 @@ from sdsim.recommendation.deployment import configuration
 from sdsim.recommendation.flip import flips_below
 from sdsim.recommendation.ranking import SPEED, Contender, gain
 from sdsim.recommendation.reasons import why_lost
-from sdsim.recommendation.replicas import needed_replicas
+from sdsim.recommendation.replicas import gpus, needed_replicas
 from sdsim.recommendation.trials import Bench
 from sdsim.scenario import Scenario
 
@@ -48,7 +48,7 @@ def recommend(scenario: Scenario, question: Question, bench: Bench) -> Recommend
         "runner_up": _runner_up(case, standing),
         "acceptance": case.drafts.mean,
         "flips_below_acceptance": flips_below(case, winner, off),
-        "gpus": None if replicas is None else replicas * scenario.gpus.count,
+        "gpus": None if replicas is None else gpus(scenario, replicas),
         "replicas": replicas,
         "slo_attainment": question.attainment if scenario.slo else None,
         "config": configuration(case, standing),

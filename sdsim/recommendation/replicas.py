@@ -43,16 +43,29 @@ def drained(scenario: Scenario, seed: int) -> Scenario:
     to limit them would change their gaps, or let in fewer.
     """
     workload = scenario.workload
-    if scenario.until is None or workload.kind in ("trace", "closed"):
+    if scenario.until is None or workload.kind in ("trace", "closed", "sessions"):
         return scenario
     count = sum(len(block) for block in requests(workload, seed, scenario.until))
     return scenario.model_copy(update={"until": None, "workload": workload.model_copy(update={"limit": max(count, 1)})})
 
 
+def gpus(scenario: Scenario, replicas: int) -> int:
+    """Return the GPUs of *replicas* of the scenario's own, and of its pools."""
+    return replicas * scenario.gpus.count + sum(pool.replicas * pool.gpus.count for pool in scenario.pools)
+
+
+def tied(scenario: Scenario) -> bool:
+    """Return whether other keys of *scenario* rest on its number of replicas."""
+    return bool(scenario.failures or scenario.autoscale)
+
+
 def needed_replicas(case: Case, winner: Contender) -> int | None:
-    """Return the fewest replicas on which *winner* holds the attainment asked for; None without SLOs or if none do."""
+    """Return the fewest of the scenario's own replicas on which *winner* holds the attainment asked for.
+
+    None without SLOs, if no number tried does, and where replicas fail or scale, which ties their number to more.
+    """
     scenario = case.scenario
-    if scenario.slo is None:
+    if scenario.slo is None or tied(scenario):
         return None
 
     def attained(replicas: int) -> float:

@@ -13,6 +13,7 @@ from rich.text import Text
 from sdsim.recommendation import Recommendation
 from sdsim.recommendation.ranking import SPEED, gain
 from sdsim.recommendation.reasons import UNITS, difference
+from sdsim.recommendation.replicas import tied
 from sdsim.report.console import print_runs
 from sdsim.report.numerals import number
 from sdsim.report.sheet import HEADING
@@ -51,7 +52,7 @@ def _answer(found: Recommendation, answer: Answer) -> list[str]:
         lines.append(f"Next is {answer['runner_up']['policy']}: {answer['runner_up']['why']}")
     lines.append(_flip(answer))
     if found.scenario.slo is not None:
-        lines.append(_gpus(answer))
+        lines.append(_gpus(answer, tied(found.scenario)))
     return lines
 
 
@@ -64,8 +65,10 @@ def _flip(answer: Answer) -> str:
     return f"Below a mean acceptance of {flip:.2f} off is best (the mean is {now:.2f})."
 
 
-def _gpus(answer: Answer) -> str:
+def _gpus(answer: Answer, tied: bool) -> str:
     share = f"{answer['slo_attainment']:.4g}"
+    if tied:
+        return "The fewest GPUs are not searched where replicas fail or scale."
     if answer["gpus"] is None:
         return f"No number of replicas tried lets a share of {share} of the requests meet the SLOs."
     gpus, replicas = _counted(answer["gpus"], "GPU"), _counted(answer["replicas"], "replica")
