@@ -1,6 +1,13 @@
-"""`python -m sdsim`: the commands, with an example each."""
+"""`python -m sdsim`, or `sdsim` once installed: the commands with an example each; `sdsim run ...` runs one."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from sdsim.command import OK, run_command
+from sdsim.errors import ScenarioError, did_you_mean
 
 COMMANDS = {
     "run": ("replay a scenario and compare its policies", "python -m sdsim.run scenarios/bursty.yaml"),
@@ -64,8 +71,36 @@ def overview() -> str:
     lines = ["When does speculative decoding pay for a Mixture-of-Experts model, and how should it be scheduled?", ""]
     for name, (purpose, example) in COMMANDS.items():
         lines += [f"  sdsim.{name:<15}{purpose}", f"  {'':<21}{example}", ""]
-    return "\n".join([*lines, "Each has --help."])
+    return "\n".join([*lines, "Each has --help. --print-completion bash|zsh|tcsh prints a script that completes them."])
+
+
+def load_command(name: str) -> Any:
+    """Return the module of the command *name*, which has `parser` and `main`."""
+    return import_module(f"sdsim.{name}.__main__" if name == "engine_metrics" else f"sdsim.{name}")
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command that *words* begin with, or list the commands. Raises ScenarioError for one that is none."""
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return OK
+    name, *rest = words
+    if name == "--print-completion":
+        from sdsim.completion import completion_script
+
+        print(completion_script({name: (load_command(name), about) for name, (about, _) in COMMANDS.items()}, rest))
+        return OK
+    if name not in COMMANDS:
+        found = f"unknown command {name!r}{did_you_mean(name, COMMANDS)}"
+        raise ScenarioError(f"{found}; allowed: {', '.join(COMMANDS)}; python -m sdsim shows an example of each")
+    code: int = load_command(name).main(rest)
+    return code
+
+
+def entry() -> None:
+    """Run `sdsim`."""
+    run_command(main)
 
 
 if __name__ == "__main__":
-    print(overview())
+    entry()

@@ -33,6 +33,9 @@ from sdsim.streams import stream
 LABELS = {"conv": "chat", "code": "code"}
 """Class of every request of a kind."""
 
+EXAMPLE = """example:
+  python -m sdsim.make_trace --kind conv --seconds 600 --seed 1 --out chat.jsonl.gz"""
+
 _SEGMENTS = 256
 
 
@@ -96,20 +99,31 @@ def write(path: Path, kind: str, seconds: float, seed: int) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    p = argparse.ArgumentParser(
+        "python -m sdsim.make_trace",
+        description="Write a generated request trace.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--kind", choices=sorted(LAWS), required=True, help="conversation, or code completion")
+    p.add_argument("--seconds", type=float, required=True, help="length of the trace, s")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl.gz")
+    return p
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m sdsim.make_trace", description="Write a generated request trace.")
-    parser.add_argument("--kind", choices=sorted(LAWS), required=True)
-    parser.add_argument("--seconds", type=float, required=True, help="length of the trace, s")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl.gz")
-    options = parser.parse_args(arguments)
+    p = parser()
+    options = p.parse_args(arguments)
     if not 0.0 < options.seconds <= 1e7:
-        parser.error(f"--seconds {options.seconds:g}; over 0 and up to 1e7 is allowed; give another length")
+        p.error(f"--seconds {options.seconds:g}; over 0 and up to 1e7 is allowed; give another length")
     try:
         count, digest = write(options.out, options.kind, options.seconds, options.seed)
     except OSError as error:
-        parser.error(f"--out {options.out}: {error.strerror}; a file in an existing folder is needed; change it")
+        p.error(f"--out {options.out}: {error.strerror}; a file in an existing folder is needed; change it")
     sys.stdout.write(f"{options.out}: {count} requests in {options.seconds:g} s; SHA-256 of the text {digest}\n")
     return 0
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +53,29 @@ class Result:
         write_parquet(self.steps, folder / "steps.parquet", {"drafter": tuple(DRAFTER_CODES)})
 
     def __repr__(self) -> str:
-        """Return the summary, for a REPL."""
-        return f"Result({to_json(self.summary, indent=2)})"
+        """Return the summary as a table, for a REPL."""
+        title = f"Result of {self.scenario.name}: {self.policy}, seed {self.summary['seed']}"
+        return "\n".join([title, *_table(self.summary)])
+
+
+def _table(summary: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each latency, then one for each other figure; what is undefined is a dash."""
+    spreads = {name: one for name, one in summary.items() if isinstance(one, dict) and "p50" in one}
+    points = list(next(iter(spreads.values())))
+    yield f"{'':24}" + "".join(f"{point:>10}" for point in points)
+    for name, one in spreads.items():
+        yield f"{name:24}" + "".join(f"{_figure(one[point]):>10}" for point in points)
+    for name, one in summary.items():
+        if isinstance(one, dict) and name not in spreads:
+            yield f"{name:24}" + ", ".join(f"{key} {_figure(value)}" for key, value in one.items())
+        elif name not in spreads:
+            yield f"{name:24}{_figure(one)}"
+
+
+def _figure(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def to_json(summary: Any, indent: int | None = None) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +12,22 @@ import pytest
 
 import sdsim
 from sdsim.__main__ import COMMANDS, overview
+from sdsim.__main__ import main as command_line
+from sdsim.errors import ScenarioError
+from tests.scenario_texts import GOOD
+
+
+def test_a_result_is_a_table_in_a_repl(tmp_path):
+    path = tmp_path / "short.yaml"
+    path.write_text(GOOD)
+    result = sdsim.simulate(sdsim.load_scenario(path, ["until=3s"]))
+    lines = repr(result).splitlines()
+    assert lines[0] == "Result of short: fixed-3, seed 7"
+    assert lines[1].split() == ["mean", "p50", "p90", "p99"]
+    printed = dict(line.split(maxsplit=1) for line in lines[2:])
+    assert set(printed) == set(result.summary)
+    assert float(printed["ttft_s"].split()[1]) == pytest.approx(result.summary["ttft_s"]["p50"], rel=1e-3)
+    assert float(printed["goodput_rps"]) == pytest.approx(result.summary["goodput_rps"], rel=1e-3)
 
 
 def fresh(code):
@@ -48,5 +67,54 @@ def test_running_needs_no_plotting_and_no_torch():
 def test_every_command_has_help_with_an_example(command):
     words = [sys.executable, "-m", f"sdsim.{command}", "--help"]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    assert f"python -m sdsim.{command}" in said
+    _, _, examples = said.rpartition("example")
+    assert f"python -m sdsim.{command}" in examples
     assert command in overview()
+
+
+def test_a_command_runs_by_its_name_alone(capsys):
+    words = ["--model", "qwen3-30b-a3b", "--gpu", "h200", "--batch", "1", "--draft-length", "0", "--json"]
+    assert command_line(["predict", *words]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 1
+    assert command_line([]) == 0
+    assert capsys.readouterr().out.strip() == overview()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["recomend"], "unknown command 'recomend'; did you mean recommend"),
+        (["--print-completion", "bsh"], "did you mean bash"),
+        (["--print-completion"], "allowed: bash, zsh, tcsh"),
+    ],
+)
+def test_what_is_no_command_is_one_clear_error(words, says):
+    with pytest.raises(ScenarioError, match=says):
+        command_line(words)
+
+
+def test_without_shtab_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    with pytest.raises(ScenarioError, match=r"pip install 'sdsim\[completion\]'"):
+        command_line(["--print-completion", "bash"])
+
+
+def test_bash_completes_commands_options_and_files(tmp_path, capsys):
+    """By bash itself, with the words as a user has typed them."""
+    pytest.importorskip("shtab")
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash")
+    assert command_line(["--print-completion", "bash"]) == 0
+    (tmp_path / "complete.sh").write_text(capsys.readouterr().out)
+    (tmp_path / "mine.yaml").touch()
+
+    def completed(*words):
+        line = " ".join(map(shlex.quote, words))
+        setting = f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}"
+        run = f"source ./complete.sh; {setting}; _shtab_sdsim {line}; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        return subprocess.run([bash, "-c", run], cwd=tmp_path, capture_output=True, text=True).stdout.split()
+
+    assert completed("sdsim", "recom") == ["recommend"]
+    assert "--slo-attainment" in completed("sdsim", "recommend", "--slo")
+    assert "mine.yaml" in completed("sdsim", "run", "mi")
