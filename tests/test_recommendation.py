@@ -206,7 +206,7 @@ def test_live_laws_come_from_the_registry(monkeypatch):
     class Newcomer(policy_class("goodput")):
         pass
 
-    assert {"goodput", "moesd", "position_goodput"} <= set(live_laws())
+    assert {"auto", "goodput", "moesd", "position_goodput"} <= set(live_laws())
     assert not {"off", "oracle_expected", "dspark", "batch_table", "fixed", "hysteresis", "evict"} & set(live_laws())
     monkeypatch.setattr("sdsim.recommendation.candidates.policy_names", lambda: ["goodput", "newcomer"])
     monkeypatch.setattr("sdsim.recommendation.candidates.policy_class", lambda _: Newcomer)

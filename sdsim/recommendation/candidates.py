@@ -20,6 +20,7 @@ from sdsim.simulation import System, make_policy
 
 TUNED = "batch_table"
 """Named without a table, it is the one found by pricing."""
+DEFAULT = "auto"
 OFF = PolicySpec(kind="off")
 
 
@@ -36,9 +37,10 @@ def default_policies(scenario: Scenario, table: IntArray, lengths: Sequence[int]
 def live_laws() -> list[str]:
     """Return the installed laws that any engine can run untuned.
 
-    They price the steps of given lengths, change no output, and need no optional field of an observation.
+    They price the steps of given lengths, change no output, and need no optional field of an observation; DEFAULT uses
+    one where it is there.
     """
-    return [name for name in policy_names() if _untuned(policy_class(name))]
+    return [name for name in policy_names() if name == DEFAULT or _untuned(policy_class(name))]
 
 
 def _untuned(law: type[Any]) -> bool:
