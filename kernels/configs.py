@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kernels._triton import power_of_2
 from kernels.formats import BYTES, Format
@@ -127,14 +127,18 @@ def rule(key: MoeKey, tokens: int) -> Moe:
     return Moe(*(candidates(tables, key.weights, block_m, many)[0] for tables in (GATE_UP, DOWN)))
 
 
+def key_of_row(row: dict[str, Any]) -> tuple[MoeKey, int]:
+    """What an entry of the table is for: a layer and a token count."""
+    return MoeKey(*row["shape"], row.get("weights", "bf16")), row["tokens"]
+
+
 @cache
 def table(path: Path = TABLE) -> dict[tuple[MoeKey, int], Moe]:
     """The tuned entries, empty where no file was written."""
     if not path.exists():
         return {}
     rows = json.loads(path.read_text())["moe"]
-    keys = [(MoeKey(*row["shape"], row.get("weights", "bf16")), row["tokens"]) for row in rows]
-    return {key: Moe(Gemm(**row["gate_up"]), Gemm(**row["down"])) for key, row in zip(keys, rows, strict=True)}
+    return {key_of_row(row): Moe(Gemm(**row["gate_up"]), Gemm(**row["down"])) for row in rows}
 
 
 def moe(key: MoeKey, tokens: int) -> Moe:

@@ -88,6 +88,7 @@ class Layer:
         self.k_cache = torch.empty((pages, s.kv_heads, PAGE, s.head_dim), dtype=dtype, device=device).normal_()
         self.v_cache = torch.empty_like(self.k_cache).normal_()
         self.expert_ids: Tensor | None = None  # [T or more, topk] int32: take the router's place, which still runs
+        self.routed: Tensor | None = None  # [T or more, topk] int32: where the router's own choice is noted
         width = s.shared_intermediate if s.experts else s.intermediate
         if width:
             self.gate_up, self.down = weight(2 * width, s.hidden), weight(s.hidden, width)
@@ -108,6 +109,8 @@ class Layer:
             return self.mlp(y)
         routed = dense.project(y, self.router)
         weights, ids = top_k(routed, s.topk, s.renormalise)
+        if self.routed is not None:
+            self.routed[: len(y)] = ids
         if self.expert_ids is not None:
             ids = self.expert_ids[: len(y)]
         shared = self.mlp(y) if s.shared_intermediate else None

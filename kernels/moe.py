@@ -5,12 +5,15 @@ so that a block of weights is read from memory once however many tokens chose it
 to it and hit L2.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from kernels import configs, moe_kernels, quantized
 from kernels._triton import UPCAST, cdiv, power_of_2
-from kernels.formats import Quantized, dequantize
+from kernels.formats import Format, Quantized, dequantize
 from kernels.routing import Tiles, align, top_k
 
 Experts = Tensor | Quantized  # gate and up rows [E, 2, I, H], or [E, 2I, H] in bf16; down rows [E, H, I]
@@ -120,6 +123,13 @@ def down_weighted(
     return part
 
 
+def gemms(weights: Format) -> tuple[Callable[..., Any], Callable[..., Tensor]]:
+    """The launches of a format: gate and up with SiLU, whose result the second takes, and down."""
+    if weights == "bf16":
+        return gate_up_silu, down_weighted
+    return quantized.gate_up_silu, quantized.down_weighted
+
+
 def combine(part: Tensor, topk: int, out: Tensor, shared: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
     """Sum part [T * k, H] over the slots, plus the shared expert's output scaled by the sigmoid of its *gate* [T]."""
     hidden = part.shape[1]
@@ -158,12 +168,9 @@ def experts_mlp(
         gate_up = gate_up.view(key.experts, -1, key.hidden)
     config = config or configs.moe(key, x.shape[0])
     tiles = tiles_for(ids, key.experts, config.gate_up.block_m)
-    if isinstance(gate_up, Tensor):
-        y = gate_up_silu(x, gate_up, ids, tiles, config.gate_up)
-        part = down_weighted(y, down, weights, ids, tiles, config.down)
-    else:
-        acts = quantized.gate_up_silu(x, gate_up, ids, tiles, config.gate_up)
-        part = quantized.down_weighted(acts, down, weights, ids, tiles, config.down, x.dtype)
+    first, second = gemms(key.weights)
+    y = first(x, gate_up, ids, tiles, config.gate_up)
+    part = second(y, down, weights, ids, tiles, config.down)
     return combine(part, ids.shape[1], torch.empty_like(x) if out is None else out, shared, shared_gate)
 
 

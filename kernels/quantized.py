@@ -52,14 +52,13 @@ def gate_up_silu(x: Tensor, w: Quantized, ids: Tensor, tiles: TileList, config: 
 
 
 def down_weighted(
-    y: Activations, w: Quantized, weights: Tensor, ids: Tensor, tiles: TileList, config: configs.Gemm,
-    dtype: torch.dtype = torch.bfloat16,
+    y: Activations, w: Quantized, weights: Tensor, ids: Tensor, tiles: TileList, config: configs.Gemm
 ) -> Tensor:  # fmt: skip
-    """Router weight times y Wd for every (token, slot): y [T * k, I], w [E, H, I] -> [T * k, H]."""
+    """Router weight times y Wd for every (token, slot): y [T * k, I], w [E, H, I] -> [T * k, H] bf16."""
     hidden, inter = w.outputs, w.inputs
     fp4 = w.format == "mxfp4"
     _check_inputs(w, inter)
-    part = torch.empty((ids.numel(), hidden), dtype=dtype, device=ids.device)
+    part = torch.empty((ids.numel(), hidden), dtype=torch.bfloat16, device=ids.device)
     found, count, block_p = tiles
     expert, pairs = found or (ids, ids)
     even = inter % (config.block_k if fp4 else BLOCK) == 0 and hidden % config.block_n == 0

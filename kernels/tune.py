@@ -38,14 +38,19 @@ def quick(call: Callable[[int, Any], Tensor], cold_bytes: int, config: Gemm | Mo
     return time_calls(calls, cold_bytes, replays=3, least_calls=6, target_us=400.0).us_p50
 
 
+def key_of(s: Shape) -> configs.MoeKey:
+    """What names a shape's layer in the table."""
+    return configs.MoeKey(s.experts, s.topk, s.hidden, s.expert_intermediate, s.expert_format)
+
+
 class Bench:
     """The inputs of one (shape, tokens), on which every candidate is timed."""
 
-    def __init__(self, shape: Shape, tokens: int) -> None:
+    def __init__(self, shape: Shape, tokens: int, device: str = "cuda") -> None:
         self.shape, self.tokens = shape, tokens
-        self.key = (shape.experts, shape.topk, shape.hidden, shape.expert_intermediate)
-        generator = torch.Generator(device="cuda").manual_seed(tokens)
-        self.xs = measure.activations(tokens, shape.hidden, device="cuda", sets=SETS)
+        self.key = key_of(shape)
+        generator = torch.Generator(device=device).manual_seed(tokens)
+        self.xs = measure.activations(tokens, shape.hidden, device=device, sets=SETS)
         self.logits = [
             routing.inject_logits(
                 routing.inject_topk_ids(tokens, shape.experts, shape.topk, generator=generator), shape.experts
@@ -53,30 +58,32 @@ class Bench:
             for _ in range(SETS)
         ]
         self.routed = [routing.top_k(logits, shape.topk, shape.renormalise) for logits in self.logits]
-        self.weights = measure.expert_weights(shape, "cuda")
+        self.weights = measure.expert_weights(shape, device)
         distinct = routing.distinct_experts(self.routed[0][1])
         self.bytes = measure.moe_bytes(shape, tokens, distinct)
 
     def gemms(self, block_m: int) -> Moe:
         """The fastest gate+up and the fastest down of the candidates for *block_m*."""
         many = self.tokens > block_m
-        ups, downs = (configs.candidates(t, block_m, many) for t in (configs.GATE_UP, configs.DOWN))
+        weights = self.key.weights
+        ups, downs = (configs.candidates(t, weights, block_m, many) for t in (configs.GATE_UP, configs.DOWN))
+        first, second = moe.gemms(weights)
         tiles = [moe.tiles_for(ids, self.shape.experts, block_m) for _, ids in self.routed]
-        hidden = [moe.gate_up_silu(x, self.w(i)[0], self.routed[i][1], tiles[i], ups[0]) for i, x in enumerate(self.xs)]
+        hidden = [first(x, self.w(i)[0], self.routed[i][1], tiles[i], ups[0]) for i, x in enumerate(self.xs)]
 
         def up(i: int, config: Gemm) -> Tensor:
             r = i % SETS
-            return moe.gate_up_silu(self.xs[r], self.w(i)[0], self.routed[r][1], tiles[r], config)
+            return first(self.xs[r], self.w(i)[0], self.routed[r][1], tiles[r], config)
 
         def down(i: int, config: Gemm) -> Tensor:
             r = i % SETS
-            return moe.down_weighted(hidden[r], self.w(i)[1], *self.routed[r], tiles[r], config)
+            return second(hidden[r], self.w(i)[1], *self.routed[r], tiles[r], config)
 
         up_us = {c: quick(up, self.bytes * 2 // 3, c) for c in ups}
         down_us = {c: quick(down, self.bytes // 3, c) for c in downs}
         return Moe(min(ups, key=up_us.__getitem__), min(downs, key=down_us.__getitem__))
 
-    def w(self, i: int) -> tuple[Tensor, Tensor]:
+    def w(self, i: int) -> tuple[moe.Experts, moe.Experts]:
         """The i-th set's weights: 4 routings x 3 copies are 12 disjoint parts of memory."""
         return self.weights[i % len(self.weights)]
 
@@ -102,7 +109,8 @@ class Bench:
         """The rule's block_m; where experts hold several tokens but tiles are not yet full, its neighbours too."""
         start = configs.block_m_for(self.key, self.tokens)
         per_expert = self.tokens * self.shape.topk / self.shape.experts
-        return sorted({start, max(16, start // 2), min(128, 2 * start)}) if 4 <= per_expert <= 64 else [start]
+        near = {start, start // 2, 2 * start} if 4 <= per_expert <= 64 else {start}
+        return sorted(near & configs.GATE_UP[self.key.weights].keys())
 
 
 def tune(
@@ -112,7 +120,7 @@ def tune(
     end = time.monotonic() + seconds
     for tokens in TOKENS:
         for shape in shapes:
-            key = (shape.experts, shape.topk, shape.hidden, shape.expert_intermediate)
+            key = key_of(shape)
             if (key, tokens) in known or time.monotonic() > end:
                 continue
             bench = Bench(shape, tokens)
@@ -128,10 +136,13 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=[s.name for s in SHAPES.values() if s.experts])
     parser.add_argument("--seconds", type=float, default=240.0)
     parser.add_argument("--out", type=Path, default=configs.TABLE)
+    parser.add_argument("--again", action="store_true", help="time what the table holds already, and replace it")
     options = parser.parse_args()
+    shapes = [SHAPES[m] for m in options.models]
     rows = json.loads(options.out.read_text())["moe"] if options.out.exists() else []
-    for row in tune([SHAPES[m] for m in options.models], options.seconds, configs.table(options.out)):
-        rows.append(row)
+    known = {} if options.again else configs.table(options.out)
+    for row in tune(shapes, options.seconds, known):
+        rows = [*(r for r in rows if configs.key_of_row(r) != configs.key_of_row(row)), row]
         options.out.write_text(json.dumps({"gpu": torch.cuda.get_device_name(), "moe": rows}, indent=1) + "\n")
 
 

@@ -50,13 +50,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def shape_of(model: Model) -> Any:
-    """Return the kernels' view of *model*. MLA models: their MoE layer and dense products only."""
+    """Return the kernels' view of *model*, and which kernels to measure of it."""
     from sdsim.hardware.shape import kernel_shape
 
     parts = ["moe"] if model.is_moe else []
-    parts += ["dense"] if model.mla else ["dense", "attention", "norms"]
+    parts += ["dense", "latent" if model.mla else "attention", "norms"]
     fits = model.layers_bytes / model.layers * 8 < 60e9
-    if not model.mla and not model.dense_layers % model.layers and fits:
+    plain = (model.weight_bytes, model.expert_bytes) == (2.0, 2.0) and not model.mla
+    if plain and not model.dense_layers % model.layers and fits:
         parts.append("layers")
     return replace(kernel_shape(model), parts=tuple(parts))
 

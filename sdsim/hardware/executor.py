@@ -138,13 +138,14 @@ class Executor:
                 done, room = done + chunk, room - chunk
         return passes
 
-    def time_point(self, rows: int, draft_length: int, context: int, repeats: int = 10) -> PointTime:
+    def time_point(self, rows: int, draft_length: int, context: int, repeats: int = 10, chunk: int = 0) -> PointTime:
         """Time a step of *rows* rows that hold *context* tokens each, verify *draft_length* drafts and draft as many.
 
-        Length 0 is OFF: no drafter. Every repeat draws its own expert ids. Logits are poisoned before a warm step and
-        checked after it, so that a graph that computes nothing cannot look fast: RuntimeError.
+        Beside them run the first *chunk* tokens of a prompt that goes on. Length 0 is OFF: no drafter. Every repeat
+        draws its own expert ids. Logits are poisoned before a warm step and checked after it, so that a graph that
+        computes nothing cannot look fast: RuntimeError.
         """
-        shape = even_shape(rows, draft_length, context)
+        shape = even_shape(rows, draft_length, context, chunk)
         logits = self._inputs.logits[: shape.verify_tokens]
         poison([logits])
         for _ in range(WARM_STEPS):
@@ -167,7 +168,7 @@ def _quantiles(seconds: list[float]) -> Quantiles:
     return Quantiles(*np.quantile(seconds, (0.1, 0.5, 0.9)).tolist())
 
 
-def even_shape(rows: int, draft_length: int, context: int) -> StepShape:
+def even_shape(rows: int, draft_length: int, context: int, chunk: int = 0) -> StepShape:
     """Return the step of `Executor.time_point`."""
     tokens = rows * (1 + draft_length)
     return StepShape(
@@ -175,11 +176,15 @@ def even_shape(rows: int, draft_length: int, context: int) -> StepShape:
         verify_tokens=tokens,
         context_tokens=rows * context,
         attention_pairs=tokens * context,
+        prefill_tokens=chunk,
+        prefill_rows=int(chunk > 0),
+        prefill_pairs=chunk * (chunk + 1) // 2,
         draft_length=draft_length,
         draft_rows=rows if draft_length else 0,
         drafter="on" if draft_length else "dropped",
         contexts=np.full(rows, context, dtype=np.int64),
         verify_lengths=draft_length,
+        chunks=((rows, 0, chunk),) if chunk else (),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from kernels.formats import Format
+from kernels.formats import CHUNK, Format
 from kernels.shapes import SHAPES, Shape
 from sdsim.errors import ScenarioError
 from sdsim.model_config import weight_format
@@ -81,6 +81,8 @@ def tensor_shard(s: Shape, ranks: int) -> Shape:
     sizes = {name: getattr(s, name) for name in ("heads", "kv_heads", "vocab")}
     widths = {name: getattr(s, name) for name in ("intermediate", "expert_intermediate", "shared_intermediate")}
     odd = [f"{name} {size}" for name, size in (sizes | widths).items() if size % ranks]
+    if s.expert_format == "mxfp4" and s.expert_intermediate // ranks % CHUNK:
+        odd.append(f"4-bit experts {s.expert_intermediate} wide, in chunks of {CHUNK}")
     if odd:
         raise ScenarioError(f"model: {s.name} has {', '.join(odd)}; allowed: multiples of {ranks}; name another model")
     return replace(s, **{name: size // ranks for name, size in (sizes | widths).items()})
