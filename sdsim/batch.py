@@ -1,7 +1,7 @@
 """The rules of SEMANTICS.md, sections 3, 6 and 7, as loops over the arrays of one replica.
 
-The functions that others call are `enqueue`, `schedule`, `trim`, `prefill` and `conclude`; all are compiled. They live
-in one file because numba keeps compiled code by the file of the function called.
+The functions that others call are `enqueue`, `overtake`, `schedule`, `trim`, `prefill` and `conclude`; all are
+compiled. They live in one file because numba keeps compiled code by the file of the function called.
 """
 
 from __future__ import annotations
@@ -193,6 +193,20 @@ def enqueue(state: IntArray, queue: IntArray, requests: IntArray, request: int) 
     queue[(state[HEAD] + state[WAITING]) % len(queue)] = request
     state[WAITING] += 1
     state[OUTSTANDING] += requests[PROMPT, request] + requests[OUTPUT, request]
+
+
+@compiled
+def overtake(state: IntArray, queue: IntArray, requests: IntArray, priorities: IntArray) -> None:
+    """Let the request queued last go before those of a lower priority, which are given by class (section 9)."""
+    place = (state[HEAD] + state[WAITING] - 1) % len(queue)
+    last = queue[place]
+    for _ in range(state[WAITING] - 1):
+        before = (place - 1) % len(queue)
+        if priorities[requests[CLASS, queue[before]]] >= priorities[requests[CLASS, last]]:
+            break
+        queue[place] = queue[before]
+        place = before
+    queue[place] = last
 
 
 @compiled

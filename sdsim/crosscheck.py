@@ -25,7 +25,7 @@ EXAMPLE = """examples:
   python -m sdsim.crosscheck scenarios/steady.yaml --on gpu --seconds 60
   python -m sdsim.crosscheck --on gpu --model qwen3-30b-a3b --points 40
   python -m sdsim.crosscheck --leave-out"""
-WAYS = "give --measured FILE, a SCENARIO, --model with --on, or --leave-out"
+WAYS = "give --measured FILE, a SCENARIO, --model with --on, --collectives FILE, or --leave-out"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("scenario", nargs="?", metavar="SCENARIO", help="run this scenario on hardware and simulate it")
     p.add_argument("--measured", type=Path, metavar="FILE", help="JSON lines of measured steps or replayed requests")
+    p.add_argument("--collectives", type=Path, metavar="FILE", help="what sdsim.hardware.collectives measured")
     p.add_argument("--on", choices=("gpu", "vllm"), help="measure on the GPU (default) or in an installed vLLM")
     p.add_argument("--seconds", type=float, metavar="S", help="run the scenario's first S seconds")
     p.add_argument("--model", metavar="M[,M...]", help="measure steps of these models")
@@ -63,6 +64,8 @@ def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     options = parser().parse_args(words)
     _check(options)
+    if options.collectives is not None:
+        return _collectives(options)
     allowed = _tolerances(options)
     with tempfile.TemporaryDirectory() as folder:
         lines = options.measured or Path(folder) / "measured.jsonl"
@@ -82,7 +85,8 @@ def main(words: Sequence[str]) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Raise ScenarioError unless the options ask for one thing, and it can be written."""
-    ways = [name for name in ("scenario", "measured", "model") if getattr(options, name) is not None]
+    known = ("scenario", "measured", "model", "collectives")
+    ways = [name for name in known if getattr(options, name) is not None]
     if len(ways) != 1 and not (options.leave_out and not ways):
         found = " and ".join(ways) or "nothing to compare"
         raise ScenarioError(f"crosscheck: found {found}; allowed: one of them; {WAYS}")
@@ -102,6 +106,22 @@ def _check(options: argparse.Namespace) -> None:
         raise ScenarioError(f"--seconds: found {options.seconds}; allowed: over 0")
     if not 0 <= options.acceptance <= 1:
         raise ScenarioError(f"--acceptance: found {options.acceptance}; allowed: a rate from 0 to 1")
+
+
+def _collectives(options: argparse.Namespace) -> int:
+    """Compare collectives and steps of several GPUs; no verdict."""
+    from sdsim.agreement.collectives import collectives_answer
+
+    answer = collectives_answer(options.collectives, _whole_path(options.calibration))
+    if options.json:
+        print(to_json(answer))
+    else:
+        from rich.console import Console
+
+        from sdsim.report.collectives_table import show_collectives
+
+        show_collectives(Console(), answer)
+    return OK
 
 
 def _tolerances(options: argparse.Namespace) -> Tolerances | None:

@@ -7,6 +7,8 @@ SLO; attainment is their share of the offered ones. What is undefined is None.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +20,33 @@ Columns = dict[str, FloatArray]
 PERCENTILES = (50, 90, 99)
 
 
+Target = float | FloatArray | None
+"""Seconds, or an entry a class (infinity: none); None: no target."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Targets a request must meet, s; None: no target."""
+    """Targets a request must meet, s."""
 
-    ttft: float | None = None
-    tpot: float | None = None
-    e2e: float | None = None
+    ttft: Target = None
+    tpot: Target = None
+    e2e: Target = None
+
+
+def slo_of(spec: Any, classes: Mapping[str, Any], names: Sequence[str]) -> Slo | None:
+    """Return the targets of a scenario: *spec*'s (ttft, tpot, e2e), or a class's own where *classes* give it any.
+
+    *names* are the classes in the order of their numbers. None if nothing has a target.
+    """
+    own = {name: one.slo for name, one in classes.items() if one.slo is not None}
+    if not own:
+        return Slo(spec.ttft, spec.tpot, spec.e2e) if spec else None
+
+    def target(figure: str) -> Target:
+        seconds = [getattr(own.get(name, spec), figure, None) for name in names]
+        return np.array([math.inf if one is None else one for one in seconds])
+
+    return Slo(target("ttft"), target("tpot"), target("e2e"))
 
 
 def ratio(part: float, whole: float) -> float | None:
@@ -71,6 +93,8 @@ def meets(slo: Slo, requests: Columns) -> np.ndarray[Any, np.dtype[np.bool_]]:
     ttft, tpot, e2e = latencies(requests)
     met = ~np.isnan(requests["finish_s"])
     for values, target in ((ttft, slo.ttft), (tpot, slo.tpot), (e2e, slo.e2e)):
+        if isinstance(target, np.ndarray):
+            target = target[requests["request_class"].astype(np.int64)]
         if target is not None:
             met &= ~(values > target)
     return met

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sdsim.acceptance import make_acceptance
-from sdsim.metrics import Columns, Slo, distribution, latencies, meets, ratio
+from sdsim.metrics import Columns, Slo, distribution, latencies, meets, ratio, slo_of
 from sdsim.policy import IntArray
 from sdsim.result import Result
 from sdsim.statistics import interval
@@ -81,8 +81,7 @@ def figures(result: Result) -> dict[str | None, Figures]:
     requests = {name: values[kept] for name, values in result.requests.items()}
     finishes = requests["finish_s"][~np.isnan(requests["finish_s"])]
     span = float(finishes.max() - requests["arrival_s"].min()) if len(finishes) else 0.0
-    spec = result.scenario.slo
-    slo = Slo(spec.ttft, spec.tpot, spec.e2e) if spec else None
+    slo = slo_of(result.scenario.slo, result.scenario.classes, result.class_names)
     found: dict[str | None, Figures] = {None: _figures(requests, slo, span)}
     for name, members in _members(result, requests).items():
         found[name] = _figures({k: v[members] for k, v in requests.items()}, slo, span)

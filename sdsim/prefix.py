@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sdsim import batch
+from sdsim.policy import IntArray
 from sdsim.request import RequestTable
 from sdsim.scheduler import Limits, Scheduler
 from sdsim.verification import DraftDepths
@@ -93,13 +94,21 @@ class PrefixCache:
 
 
 class ReusingScheduler(Scheduler):
-    """A scheduler whose requests may have KV already when they are admitted: in its *cache*, or `arrived`."""
+    """A scheduler whose requests may have KV already when they are admitted, in its *cache* or `arrived`, and may
+    overtake others: *priorities* has an entry a class.
+    """
 
     def __init__(
-        self, index: int, limits: Limits, requests: RequestTable, depths: DraftDepths, cache: PrefixCache | None = None
+        self,
+        index: int,
+        limits: Limits,
+        requests: RequestTable,
+        depths: DraftDepths,
+        cache: PrefixCache | None = None,
+        priorities: IntArray | None = None,
     ) -> None:
         super().__init__(index, limits, requests, depths)
-        self.cache = cache
+        self.cache, self._priorities = cache, priorities
         self.arrived: dict[int, int] = {}
         """KV tokens that were sent here for a request that waits."""
         self.reused_tokens = 0
@@ -114,6 +123,8 @@ class ReusingScheduler(Scheduler):
     def add(self, request: int) -> None:
         """See `Scheduler.add`. The request may have emitted elsewhere, and owe its next token since."""
         super().add(request)
+        if self._priorities is not None:
+            batch.overtake(self.state, self.queue, self.requests.numbers, self._priorities)
         self.state[batch.LATE] += not np.isnan(self.requests.times[batch.LATE_SINCE, request])
 
     def schedule(self, now: float) -> tuple[int, int, int, int, int, int, int]:

@@ -37,7 +37,8 @@ class Rules:
 
     draft_lengths: tuple[int, ...]
     memory: Memory
-    tpot_slo_s: float | None = None
+    tpot_slo_s: float | FloatArray | None = None
+    """One for all requests, or an entry a class."""
     feedback_lag: int = 0
     works_ahead: bool = False
     """Whether the engine schedules a step while the one before runs: it then misses what arrives meanwhile."""
@@ -138,10 +139,13 @@ class Replica:
 
     def _slack(self, shown: Shown, now: float) -> FloatArray | None:
         """Return how far each row is ahead of its TPOT target: first token + TPOT x generated - now."""
-        if self.rules.tpot_slo_s is None:
+        target = self.rules.tpot_slo_s
+        if target is None:
             return None
+        if isinstance(target, np.ndarray):
+            target = target[self.scheduler.requests.numbers[CLASS, shown.ids]]
         slack: FloatArray = self.scheduler.requests.times[FIRST_TOKEN, shown.ids] - now
-        slack += self.rules.tpot_slo_s * shown.generated
+        slack += target * shown.generated
         return slack
 
     def _confidence(self, shown: Shown) -> FloatArray | None:

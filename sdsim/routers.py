@@ -10,11 +10,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from sdsim.batch import PROMPT
-from sdsim.policy import StepCosts
+import numpy as np
+
+from sdsim.batch import CLASS, PROMPT
+from sdsim.policy import FloatArray, StepCosts
 from sdsim.request import RequestTable
 from sdsim.streams import coins
 
+Target = float | FloatArray | None
+"""Seconds, for all requests or by class; None: no target."""
 CONTEXT_STEP = 256
 """Mean contexts are rounded to this many tokens where a router prices a step: prices are then few."""
 
@@ -111,16 +115,16 @@ class SloFeasible:
     TPOT: a step with one row more. Both without drafts. Where no replica is feasible, the least expected TTFT decides.
     """
 
-    def __init__(self, prices: StepCosts, requests: RequestTable, ttft_s: float | None, tpot_s: float | None) -> None:
+    def __init__(self, prices: StepCosts, requests: RequestTable, ttft_s: Target, tpot_s: Target) -> None:
         self._prices, self._requests = prices, requests
-        self._ttft_s = math.inf if ttft_s is None else ttft_s
-        self._tpot_s = math.inf if tpot_s is None else tpot_s
+        self._targets = ttft_s, tpot_s
 
     def __call__(self, replicas: Sequence[Loaded], request: int, now: float) -> int:
         """Return the replica for *request*."""
-        prompt = int(self._requests.numbers[PROMPT, request])
+        prompt, number = self._requests.numbers[[PROMPT, CLASS], request].tolist()
+        ttft_s, tpot_s = (_target(one, number) for one in self._targets)
         expected = [self._expected(replica, prompt - replica.cached_tokens(request)) for replica in replicas]
-        feasible = [i for i, (ttft, tpot) in enumerate(expected) if ttft <= self._ttft_s and tpot <= self._tpot_s]
+        feasible = [i for i, (ttft, tpot) in enumerate(expected) if ttft <= ttft_s and tpot <= tpot_s]
         if feasible:
             return max(feasible, key=lambda i: replicas[i].load)
         return min(range(len(replicas)), key=lambda i: expected[i][0])
@@ -134,6 +138,13 @@ class SloFeasible:
         chunk = min(tokens, room)
         ttft = math.ceil(tokens / room) * self._prices.step_seconds(rows, 0, context, chunk)
         return ttft, self._prices.step_seconds(rows + 1, 0, context)
+
+
+def _target(target: Target, number: int) -> float:
+    """Return the target of the class with this number."""
+    if target is None:
+        return math.inf
+    return float(target[number]) if isinstance(target, np.ndarray) else target
 
 
 class Snapshot(NamedTuple):
@@ -184,7 +195,7 @@ def make_router(
     seed: int,
     prices: StepCosts,
     requests: RequestTable,
-    targets: tuple[float | None, float | None] = (None, None),
+    targets: tuple[Target, Target] = (None, None),
     refresh_s: float = 0.0,
 ) -> Router:
     """Return a fresh router, with the *targets* of TTFT and TPOT in s, told every *refresh_s* if not 0."""

@@ -183,9 +183,10 @@ def show(
 
     from sdsim.report.console import print_runs
 
-    replica = f"{scenario.gpus.count} x {scenario.gpus.name}"
+    pools = [f"{scenario.replicas} x ({scenario.gpus})"]
+    pools += [f"{pool.replicas} x ({pool.gpus})" for pool in scenario.pools]
     seeds = f"{scenario.seeds} seeds" if scenario.seeds > 1 else f"seed {scenario.seed}"
-    line = f"{scenario.name} · {scenario.model} · {scenario.replicas} x ({replica}) · {seeds}"
+    line = f"{scenario.name} · {scenario.model} · {' + '.join(pools)} · {seeds}"
     notes = [*doubtful(scenario), *([f"files: {folder}"] if folder else []), f"{wall_s:.1f} s"]
     lines = [text for group in groups for text in verdict(group)]
     print_runs(Console(), runs, line, lines, notes)

@@ -6,91 +6,40 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from sdsim.acceptance import Acceptance, make_acceptance
-from sdsim.cluster import kv_blocks
-from sdsim.drafts import Draft, make_draft
 from sdsim.engine import Engine
 from sdsim.errors import CapacityError, PolicyError
-from sdsim.experts import Routing, make_routing
-from sdsim.fleet import Autoscale, Ends, Failure, Fleet, FleetPlan, Member
-from sdsim.gpus import load_gpu
-from sdsim.latency.calibrated import make_kernels
-from sdsim.latency.composition import ComposedLatency
-from sdsim.latency.engine_overhead import load_engine
+from sdsim.fleet import Ends, Fleet
 from sdsim.latency.pipeline import Pipeline
-from sdsim.latency.prices import Prices
 from sdsim.latency.quality import shares
-from sdsim.metrics import Slo, summarise
-from sdsim.models import Model, load_model
+from sdsim.metrics import slo_of, summarise
 from sdsim.policies import get_policy, label
 from sdsim.policy import Policy
+from sdsim.pools import Pool, System, fleet_plan, make_system
 from sdsim.prefix import PrefixCache, Prefixes, ReusingScheduler
 from sdsim.recorder import Recorder
-from sdsim.replica import Memory, Replica, Rules
+from sdsim.replica import Replica, Rules
 from sdsim.request import RequestTable
 from sdsim.result import Result
 from sdsim.routers import Router, make_router
-from sdsim.scenario import ROOFLINE, PolicySpec, Scenario
-from sdsim.scheduler import Limits, Scheduler, load
+from sdsim.scenario import ClassSpec, PolicySpec, Scenario
+from sdsim.scheduler import Scheduler, load
 from sdsim.truth import LatentTruth
 from sdsim.verification import DraftDepths
 from sdsim.workload import class_names, requests
 
-if TYPE_CHECKING:
-    from sdsim.latency.collectives import Collectives
+__all__ = ["DEFAULT_LENGTHS", "System", "make_policy", "make_system", "replace_policy", "simulate"]
 
 DEFAULT_LENGTHS = tuple(range(9))
 PREFILLING = PolicySpec(kind="fixed", parameters={"length": 0})
 """What replicas do that hand their requests on before any decoding: they keep the drafter's KV in step."""
 REMEMBERED = 50_000
 """Step sizes whose distinct experts are kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class System:
-    """What a scenario runs on, the same for every policy: models, prices and routing."""
-
-    target: Model
-    draft: Draft | None
-    latency: Callable[..., ComposedLatency]
-    """Makes a latency model with its own account of what its prices rest on; takes the longest draft, if known."""
-    routing: Routing
-    prices: Prices
-
-
-def make_system(scenario: Scenario, engine: str | None = None) -> System:
-    """Return the models, latency model and routing law of *scenario* under *engine* (default: its first)."""
-    target = load_model(scenario.model, scenario.folder)
-    spec = scenario.draft
-    draft = make_draft(spec.kind, target, spec.model, spec.available, scenario.folder) if spec else None
-    overhead = load_engine(engine or scenario.engines[0], scenario.folder)
-    kernels = make_kernels(load_gpu(scenario.gpus.name), scenario.calibration, overhead.kernels)
-    collectives = make_collectives(scenario) if scenario.gpus.count > 1 else None
-
-    def latency(longest: int | None = None) -> ComposedLatency:
-        rows = scenario.replica.max_num_seqs
-        return ComposedLatency(target, draft, kernels, overhead, scenario.layout, collectives, rows, longest)
-
-    knobs = scenario.routing.model_dump()
-    routing = make_routing(target.experts, target.experts_per_token, **knobs)
-    return System(target, draft, latency, routing, Prices(latency(), routing))
-
-
-def make_collectives(scenario: Scenario) -> Collectives:
-    """Return what the exchanges of a replica's GPUs cost."""
-    from sdsim.latency import collectives
-
-    gpu, measured = load_gpu(scenario.gpus.name), None
-    if scenario.collectives is not None:
-        measured = collectives.load_collectives(Path(scenario.collectives), gpu.name)
-    elif scenario.calibration != ROOFLINE:
-        measured = collectives.load_shipped_collectives(gpu.name)
-    return collectives.make_collectives(gpu, scenario.gpus.count, scenario.network, measured)
 
 
 def make_policy(spec: PolicySpec, system: System) -> Policy:
@@ -116,7 +65,7 @@ def simulate(
     engine = engine or scenario.engines[0]
     system = system or make_system(scenario, engine)
     load()
-    run = _Run(scenario, chosen, seed, system)
+    run = _Run(scenario, chosen, seed, system, engine)
     started = time.perf_counter()
     with _older_objects_set_aside():
         simulated_s = run.engine(progress).run(scenario.until)
@@ -134,45 +83,11 @@ def _older_objects_set_aside() -> Iterator[None]:
         gc.unfreeze()
 
 
-class _Pool:
-    """Replicas that are alike: what they run on, and the drafts that their policy may ask for."""
-
-    def __init__(self, scenario: Scenario, system: System, policy: PolicySpec, lengths: tuple[int, ...]) -> None:
-        """*lengths*: none where no drafter is loaded."""
-        self.scenario, self.system, self.policy = scenario, system, policy
-        self.loads_drafter, self.lengths = bool(lengths), lengths or (0,)
-        self.memory = self._memory()
-        self.latency = system.latency(self.lengths[-1])
-
-    def _memory(self) -> Memory:
-        def blocks(draft: Draft | None, longest: int) -> int:
-            s, r = self.scenario, self.scenario.replica
-            gpu = load_gpu(s.gpus.name)
-            memory = (r.memory_fraction, r.max_num_seqs, r.max_num_batched_tokens)
-            return kv_blocks(self.system.target, draft, gpu, s.layout, *memory, longest, s.block_size)
-
-        without = blocks(None, 0)
-        return Memory(blocks(self.system.draft, self.lengths[-1]) if self.loads_drafter else without, without)
-
-    def limits(self) -> Limits:
-        """Return what a fresh replica can hold."""
-        spec = self.scenario.replica
-        blocks = self.memory.with_drafter if self.loads_drafter else self.memory.without_drafter
-        budget = spec.max_num_batched_tokens
-        return Limits(spec.max_num_seqs, budget, blocks, self.scenario.block_size, self.lengths[-1])
-
-    def longest_request(self) -> int:
-        """Return the tokens of the longest request that a replica can ever hold."""
-        blocks = min(self.memory.with_drafter, self.memory.without_drafter)
-        most = blocks * self.scenario.block_size - 1 - self.lengths[-1]
-        return min(most, self.system.target.max_positions)
-
-
 class _Run:
     """The parts of one run, kept together while it is built and read out."""
 
-    def __init__(self, scenario: Scenario, spec: PolicySpec, seed: int, system: System) -> None:
-        self.scenario, self.spec, self.seed, self.system = scenario, spec, seed, system
+    def __init__(self, scenario: Scenario, spec: PolicySpec, seed: int, system: System, engine: str) -> None:
+        self.scenario, self.spec, self.seed, self.system, self.engine_name = scenario, spec, seed, system, engine
         self.requests = RequestTable()
         self.recorder = Recorder(self.requests)
         first = make_policy(spec, system)
@@ -186,28 +101,34 @@ class _Run:
         self.lengths = tuple(sorted({0, *lengths})) if self.loads_drafter else (0,)
         self._check_budget()
         self.class_names = class_names(scenario.workload)
+        self.slo = slo_of(scenario.slo, scenario.classes, self.class_names)
         self.acceptance = self._acceptance()
         oracle = "truth" in getattr(first, "needs", ())
         self.truth = LatentTruth(self.acceptance) if oracle and self.acceptance else None
         available = system.draft.available if system.draft else 1.0
-        self.depths = DraftDepths(self.requests, self.acceptance, available)
+        drafting = [self._treated(name).speculate for name in self.class_names]
+        self.depths = DraftDepths(self.requests, self.acceptance, available, np.array(drafting))
+        self.priorities = np.array([self._treated(name).priority for name in self.class_names])
         self.distinct = lru_cache(REMEMBERED)(system.routing.distinct_uniform_rows)
         self.prefixes, self.ends = Prefixes(), Ends()
         self.pools = self._pools()
         self.replicas = [self._replica(i, pool) for i, pool in enumerate(self.pools)]
 
-    def _pools(self) -> list[_Pool]:
+    def _treated(self, name: str) -> ClassSpec:
+        return self.scenario.classes.get(name, ClassSpec())
+
+    def _pools(self) -> list[Pool]:
         """Return the pool of each replica."""
         s = self.scenario
         drafts = self.lengths if self.loads_drafter else ()
-        found = [_Pool(s, self.system, self.spec, drafts)] * s.replicas
+        found = [Pool(s, self.system, self.spec, drafts)] * s.replicas
         for pool in s.pools:
             changes = {"gpus": pool.gpus, "replica": pool.replica, "calibration": pool.calibration}
             part = s.model_copy(update=changes)
             serves = pool.role == "serve"
             policy = self.spec if serves else PREFILLING if drafts else PolicySpec(kind="off")
             lengths = drafts if serves else drafts[:1]
-            found += [_Pool(part, make_system(part), policy, lengths)] * pool.replicas
+            found += [Pool(part, make_system(part, self.engine_name), policy, lengths)] * pool.replicas
         return found
 
     def _check_budget(self) -> None:
@@ -238,15 +159,16 @@ class _Run:
             policy.truth = self.truth  # type: ignore[attr-defined]
         return policy
 
-    def _scheduler(self, index: int, pool: _Pool) -> Scheduler:
+    def _scheduler(self, index: int, pool: Pool) -> Scheduler:
         if not self.scenario.is_fleet:
             return Scheduler(index, pool.limits(), self.requests, self.depths)
         reuses = pool.scenario.replica.prefix_cache
         cache = PrefixCache(self.prefixes, self.scenario.block_size) if reuses else None
-        return ReusingScheduler(index, pool.limits(), self.requests, self.depths, cache)
+        ranked = self.priorities if self.priorities.any() else None
+        return ReusingScheduler(index, pool.limits(), self.requests, self.depths, cache, ranked)
 
-    def _replica(self, index: int, pool: _Pool) -> Replica:
-        tpot = self.scenario.slo.tpot if self.scenario.slo else None
+    def _replica(self, index: int, pool: Pool) -> Replica:
+        tpot = self.slo.tpot if self.slo else None
         ahead = pool.latency.works_ahead
         rules = Rules(pool.lengths, pool.memory, tpot, self.scenario.feedback_lag, works_ahead=ahead)
         pipeline = Pipeline(pool.latency) if ahead else None
@@ -280,8 +202,8 @@ class _Run:
         )
         if not scenario.is_fleet:
             return Engine(*parts)
-        plan = fleet_plan(scenario, self.system.target, self.system.draft if self.loads_drafter else None)
-        plan = replace(plan, prefixes=self.prefixes)
+        draft = self.system.draft if self.loads_drafter else None
+        plan = fleet_plan(scenario, self.system.target, draft, self.prefixes)
         self.fleet = Fleet(
             *parts,
             plan=plan,
@@ -300,7 +222,7 @@ class _Run:
         return shares([sum(times) for times in zip(*(latency.spent for latency in latencies), strict=True)])
 
     def _router(self) -> Router:
-        spec, slo = self.scenario.router, self.scenario.slo
+        spec, slo = self.scenario.router, self.slo
         targets = (slo.ttft, slo.tpot) if slo else (None, None)
         return make_router(spec.kind, self.seed, self.system.prices, self.requests, targets, spec.refresh)
 
@@ -315,11 +237,9 @@ class _Run:
             more = {"fleet": self.fleet.summary()}
             gpus = more["fleet"]["gpu_seconds"] / simulated_s if simulated_s else gpus
         table, steps = self.recorder.requests(), self.recorder.steps()
-        spec = self.scenario.slo
-        slo = Slo(spec.ttft, spec.tpot, spec.e2e) if spec else None
         gaps = self.recorder.irregular_gaps()
         summary: dict[str, Any] = {"policy": self.label, "engine": engine, "seed": self.seed}
-        summary |= summarise(table, steps, gaps, slo, gpus, self.scenario.warmup)
+        summary |= summarise(table, steps, gaps, self.slo, gpus, self.scenario.warmup)
         summary |= {
             "simulated_s": simulated_s,
             "wall_s": wall_s,
@@ -334,24 +254,3 @@ class _Run:
 def replace_policy(scenario: Scenario, policy: PolicySpec, seed: int, engine: str) -> Scenario:
     """Return the scenario of one run: one policy, one seed, one engine."""
     return scenario.model_copy(update={"policies": (policy,), "seed": seed, "seeds": 1, "engines": (engine,)})
-
-
-def fleet_plan(scenario: Scenario, target: Model, draft: Draft | None) -> FleetPlan:
-    """Return what happens to the replicas of *scenario*; GPUs are numbered replica after replica."""
-    own = [(scenario.gpus, False)] * scenario.replicas
-    pooled = [(pool.gpus, pool.role == "prefill") for pool in scenario.pools for _ in range(pool.replicas)]
-    members, start = [], 0
-    for gpus, prefills in own + pooled:
-        members.append(Member(range(start, start + gpus.count), prefills))
-        start += gpus.count
-    network = None
-    if any(member.prefills for member in members):
-        from sdsim.network import Network, load_network
-
-        cards = [load_gpu(gpus.name) for gpus, _ in own + pooled for _ in range(gpus.count)]
-        network = Network(cards, load_network(scenario.network))
-    rule = scenario.autoscale
-    scale = Autoscale(rule.min, scenario.replicas, rule.load, rule.every, rule.start) if rule else None
-    failures = [Failure(f.replica, f.at, f.duration) for f in scenario.failures]
-    kv = target.kv_bytes_per_token + (draft.kv_bytes_per_token if draft else 0.0)
-    return FleetPlan(members, failures, scale, network, kv)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sdsim.acceptance import MAX_DRAFT_LENGTH, Acceptance
@@ -19,14 +21,21 @@ class DraftDepths:
     """A ring of depths: a request's begin at its DEPTHS, modulo the ring's length, one for each output position.
 
     `table` has a plane, or one per draft length where the law depends on it. A drafter that has a draft at some
-    positions only (n-gram lookup, *available* below 1) has one plane more: whether it has. *known* are the requests
-    whose depths were drawn.
+    positions only (n-gram lookup, *available* below 1), or for some classes only (*drafting*, an entry a class), has
+    one plane more: whether it has. *known* are the requests whose depths were drawn.
     """
 
-    def __init__(self, known: RequestTable, acceptance: Acceptance | None, available: float = 1.0) -> None:
+    def __init__(
+        self,
+        known: RequestTable,
+        acceptance: Acceptance | None,
+        available: float = 1.0,
+        drafting: np.ndarray[Any, np.dtype[np.bool_]] | None = None,
+    ) -> None:
         self._known, self._acceptance, self._available = known, acceptance, available
+        self._drafting = np.ones(1, dtype=bool) if drafting is None else drafting
         self.planes = acceptance.planes if acceptance is not None else 0
-        self.partial = acceptance is not None and available < 1.0
+        self.partial = acceptance is not None and (available < 1.0 or not self._drafting.all())
         shape = (self.planes + self.partial, SMALLEST) if self.planes else (1, 1)
         self.table: Depths = np.zeros(shape, dtype=np.uint8)
         self._end = 0
@@ -43,6 +52,7 @@ class DraftDepths:
             owner = np.repeat(np.arange(len(drawn)), drawn.output_tokens + MAX_DRAFT_LENGTH)
             positions = np.arange(offsets[-1]) - offsets[owner]
             found = coins(law.seed, "draft-available", drawn.ids[owner], positions) < self._available
+            found &= self._drafting[drawn.request_class][owner]
             depths = np.vstack([depths, found])
         start = self._end
         self._end += int(offsets[-1])

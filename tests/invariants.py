@@ -72,7 +72,7 @@ def watch(patch: pytest.MonkeyPatch, blocks: int | None = None) -> dict[str, Any
     patch.setattr(Replica, "begin", checked_begin)
     patch.setattr(Replica, "end", checked_end)
     if blocks is not None:
-        patch.setattr("sdsim.simulation.kv_blocks", lambda *a, **k: blocks)
+        patch.setattr("sdsim.pools.kv_blocks", lambda *a, **k: blocks)
     return seen
 
 

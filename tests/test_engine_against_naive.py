@@ -149,7 +149,7 @@ class Spies:
 def run_engine(scenario: Scenario, pools: tuple[int, int]) -> tuple[Any, Spies]:
     spies = Spies()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdsim.simulation.kv_blocks", lambda target, draft, *_: pools[draft is None])
+        patch.setattr("sdsim.pools.kv_blocks", lambda target, draft, *_: pools[draft is None])
         patch.setattr("sdsim.simulation.make_policy", spies)
         return simulate(scenario), spies
 

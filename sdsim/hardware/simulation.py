@@ -152,6 +152,9 @@ def _sizes(scenario: Scenario, system: System, policies: list[PolicySpec]) -> Si
 def _check(scenario: Scenario, system: System, device: str) -> None:
     """Raise ScenarioError for what a run on this GPU cannot honour."""
     problems = []
+    if scenario.is_fleet:
+        found = "pools, failures, autoscale, prefix_cache, priorities or sessions"
+        problems.append(f"scenario: found {found}; allowed on the GPU: replicas side by side; simulate the rest")
     if scenario.gpus.count != 1:
         problems.append(f"gpus: found {scenario.gpus}; allowed on the GPU: 1 a replica; simulate more")
     if device == "cuda" and gpu_of_device(device_name(device)) != load_gpu(scenario.gpus.name).name:

@@ -106,6 +106,15 @@ def load_collectives(path: Path, gpu: str) -> MeasuredCollectives:
         raise CalibrationError(message) from None
 
 
+def gpu_of_file(path: Path) -> str:
+    """Return the GPU that the measurements in *path* say they were made on; "" if they do not."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return str(json.loads(lines.readline() or "{}").get("gpu", ""))
+    except (OSError, ValueError, AttributeError) as error:
+        raise CalibrationError(f"{path}: cannot be read: {error}; name a file of measured collectives") from None
+
+
 def check_collectives(name: str, folder: Path, gpu: str) -> None:
     """Raise CalibrationError unless *name*, relative to *folder*, holds collectives of *gpu*."""
     load_collectives(folder / name, gpu)

@@ -23,6 +23,7 @@ from pydantic import (
     field_validator,
 )
 
+from sdsim.errors import unknown
 from sdsim.parallel import Layout
 from sdsim.scenario.fields import (
     Count,
@@ -49,6 +50,7 @@ from sdsim.scenario.fleet import (
 )
 from sdsim.scenario.parts import (
     Acceptance,
+    ClassSpec,
     DraftSpec,
     PolicySpec,
     ReplicaSpec,
@@ -64,6 +66,7 @@ from sdsim.units import COUNT, GpuCount, Span, parse_whole, shown
 
 __all__ = [
     "ROOFLINE",
+    "ClassSpec",
     "DraftSpec",
     "PolicySpec",
     "ReplicaSpec",
@@ -102,6 +105,10 @@ def _collectives(name: str, info: ValidationInfo) -> str:
     return str(existing(name, folder(info)) or name)
 
 
+DEFAULT_CLASS = "default"
+"""Of requests whose workload names none."""
+
+
 class Scenario(Spec):
     """One scenario. Two are equal if they ask for the same runs, wherever they were read from."""
 
@@ -128,6 +135,8 @@ class Scenario(Spec):
     collectives: Annotated[Name, AfterValidator(_collectives)] | None = None
     """A file that hardware.collectives wrote; None: the one shipped for the GPU, else what the links imply."""
     workload: Workload
+    classes: dict[Name, ClassSpec] = Field(default_factory=dict)
+    """How some of the workload's classes are treated."""
     policies: Annotated[tuple[PolicySpec, ...], BeforeValidator(listed)] = Field(
         default_factory=lambda: (PolicySpec(kind="off"),), alias="policy"
     )
@@ -171,7 +180,10 @@ class Scenario(Spec):
     def is_fleet(self) -> bool:
         """Whether more happens between replicas than that requests are sent to them."""
         reuses = any(replica.prefix_cache for replica in (self.replica, *(pool.replica for pool in self.pools)))
-        return bool(self.pools or self.failures or self.autoscale or reuses or self.workload.kind == "sessions")
+        ranked = any(spec.priority for spec in self.classes.values())
+        return bool(
+            ranked or self.pools or self.failures or self.autoscale or reuses or self.workload.kind == "sessions"
+        )
 
     @field_validator("gpus")
     @classmethod
@@ -206,6 +218,17 @@ class Scenario(Spec):
         if rule is not None and most is not None and rule.min > most:
             raise ValueError(f"found min {rule.min}; allowed: 1 to replicas, {most}; lower it, or raise replicas")
         return rule
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, classes: dict[str, ClassSpec], info: ValidationInfo) -> dict[str, ClassSpec]:
+        workload = info.data.get("workload")
+        if isinstance(workload, WorkloadSpec) and workload.kind != "trace":
+            names = workload.class_names or (DEFAULT_CLASS,)
+            for name in classes:
+                if name not in names:
+                    raise ValueError(unknown("class", name, names))
+        return classes
 
     @field_validator("policies")
     @classmethod

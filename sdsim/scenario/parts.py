@@ -28,7 +28,7 @@ from sdsim.scenario.fields import (
     one_of,
     plain,
 )
-from sdsim.units import Span, parse_number, shown
+from sdsim.units import COUNT, Span, parse_number, parse_whole, shown
 
 ROUTERS = ("least_loaded", "power_of_two", "prefix_aware", "round_robin", "shortest_queue", "slo_feasible")
 DraftKind = Literal["model", "eagle3", "mtp", "ngram"]
@@ -133,6 +133,15 @@ class Slo(Spec):
     ttft: PositiveSeconds | None = None
     tpot: PositiveSeconds | None = None
     e2e: PositiveSeconds | None = None
+
+
+class ClassSpec(Spec):
+    """How requests of one class are treated: targets in place of the scenario's, priority, and whether they draft."""
+
+    slo: Slo | None = None
+    priority: Annotated[int, BeforeValidator(partial(parse_whole, span=Span(0, COUNT.high)))] = 0
+    """Those of a higher one are admitted first."""
+    speculate: bool = True
 
 
 class AcceptanceSpec(Spec):
