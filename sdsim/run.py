@@ -187,9 +187,24 @@ def show(
     pools += [f"{pool.replicas} x ({pool.gpus})" for pool in scenario.pools]
     seeds = f"{scenario.seeds} seeds" if scenario.seeds > 1 else f"seed {scenario.seed}"
     line = f"{scenario.name} · {scenario.model} · {' + '.join(pools)} · {seeds}"
-    notes = [*doubtful(scenario), *([f"files: {folder}"] if folder else []), f"{wall_s:.1f} s"]
+    fleets = [fleet_line(run) for run in runs if "fleet" in run]
+    notes = [*fleets, *doubtful(scenario), *([f"files: {folder}"] if folder else []), f"{wall_s:.1f} s"]
     lines = [text for group in groups for text in verdict(group)]
     print_runs(Console(), runs, line, lines, notes)
+
+
+def fleet_line(run: dict[str, Any]) -> str:
+    """Return what the replicas of *run* did beside stepping."""
+    fleet = run["fleet"]
+    parts = [f"{run['policy']}: {fleet['gpu_seconds'] / 3600:,.1f} GPU-hours"]
+    if fleet["reused_tokens"]:
+        parts.append(f"{fleet['reused_tokens']:,.0f} prompt tokens from prefix caches")
+    if fleet["kv_transfers"]:
+        sent = f"{fleet['kv_transfers']:,.0f} KV transfers"
+        parts.append(f"{sent} of {1e3 * fleet['kv_transfer_mean_s']:.2g} ms, queueing included")
+    if fleet["requests_lost"]:
+        parts.append(f"{fleet['requests_lost']:,.0f} requests lost their KV to failures")
+    return ", ".join(parts)
 
 
 def exit_code(groups: Sequence[Comparison], required: float | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sdsim.errors import ScenarioError, TraceError
 from sdsim.gpus import load_gpu
 from sdsim.models import load_model
 from sdsim.network import Network, load_network
-from sdsim.scenario import scenario_from_mapping
+from sdsim.scenario import load_scenario, scenario_from_mapping
 from sdsim.simulation import make_system, simulate
 from tests.invariants import run_checked
 from tests.test_conservation import conserved
@@ -280,6 +281,17 @@ def test_a_small_pool_keeps_the_latest_prefixes(tmp_path):
     # 140 blocks of 16 tokens hold two prefixes of 64 blocks, and a request of 66 leaves room for one
     result, _ = run(140, workload=mooncake(tmp_path, rows), replicas=1, replica={"prefix_cache": True})
     assert result.summary["fleet"]["reused_tokens"] == 2 * 1024, "1 after 2, and 3 after 2"
+
+
+def test_the_cluster_of_the_example_runs():
+    path = Path(__file__).parent.parent / "scenarios/cluster_1024.yaml"
+    scenario = load_scenario(path, ["until=1s", "workload.rate=300/s", "policy=off"])
+    cards = scenario.replicas * scenario.gpus.count + sum(pool.replicas * pool.gpus.count for pool in scenario.pools)
+    assert cards == 1024
+    result, _ = run_checked(lambda: simulate(scenario))
+    conserved(result)
+    assert result.summary["fleet"]["kv_transfers"] > 100
+    assert result.summary["fleet"]["gpu_seconds"] == pytest.approx(1024 - 6 * 32)
 
 
 @pytest.mark.parametrize(
