@@ -196,7 +196,7 @@ def show(
 def fleet_line(run: dict[str, Any]) -> str:
     """Return what the replicas of *run* did beside stepping."""
     fleet = run["fleet"]
-    parts = [f"{run['policy']}: {fleet['gpu_seconds'] / 3600:,.1f} GPU-hours"]
+    parts = [f"{run['policy']}: {fleet['gpu_seconds'] / 3600:,.3g} GPU-hours"]
     if fleet["reused_tokens"]:
         parts.append(f"{fleet['reused_tokens']:,.0f} prompt tokens from prefix caches")
     if fleet["kv_transfers"]:
