@@ -60,7 +60,7 @@ class Captured(Drafting):
     rows=st.sampled_from([1, 7, 31, 127]), rate=st.floats(0.05, 0.95), token=st.floats(1e-6, 2e-3),
     draft=st.floats(0, 5e-3),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_without_prompts_the_draft_length_is_that_of_the_highest_goodput(rows, rate, token, draft):
     """SmartSpec's law, and DSpark's for the drafts to come."""
     cost, tokens = Drafting(token=token, draft=draft), expected(rate)
@@ -71,7 +71,7 @@ def test_without_prompts_the_draft_length_is_that_of_the_highest_goodput(rows, r
 
 
 @given(rate=st.floats(0.1, 0.95), token=st.floats(1e-6, 2e-3), prompts=st.integers(1, 4000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_prompt_that_ends_with_the_step_does_not_change_what_is_drafted_for_the_next(rate, token, prompts):
     cost, tokens = Drafting(token=token), expected(rate)
     rule = StepRule(cost, LENGTHS, rides=False)
@@ -80,7 +80,7 @@ def test_a_prompt_that_ends_with_the_step_does_not_change_what_is_drafted_for_th
 
 
 @given(rate=st.floats(0.1, 0.95), token=st.floats(1e-5, 3e-3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_number_of_alike_drafts_verified_has_the_highest_worth(rate, token):
     rows, cost, tokens = 31, Drafting(token=token), expected(rate)
     alive = np.repeat((rate ** np.arange(1.0, 5.0))[:, None], rows, axis=1)

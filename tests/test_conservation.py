@@ -13,7 +13,7 @@ from sdsim.simulation import simulate
 from tests.invariants import run_checked
 from tests.strategies import scenarios
 
-RELAXED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+RELAXED = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
 def conserved(result):

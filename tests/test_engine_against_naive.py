@@ -235,7 +235,7 @@ def crowded(draw: st.DrawFn) -> tuple[dict[str, Any], tuple[int, int]]:
 
 
 def many(examples: int) -> settings:
-    return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=examples, suppress_health_check=list(HealthCheck))
 
 
 POLICIES = st.none() | st.sampled_from(CUSTOM)

@@ -89,7 +89,7 @@ def fleets(draw):
     return keys | (DRAFTING if draw(st.booleans()) else {})
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(keys=fleets(), blocks=st.integers(150, 400))
 def test_random_fleets_conserve(keys, blocks):
     result, _ = run(blocks, **keys)

@@ -76,7 +76,7 @@ def test_tables_are_well_formed() -> None:
 
 
 @given(r=st.floats(-0.95, 0.95))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_copula_keeps_the_rank_correlation(r: float) -> None:
     generator = np.random.default_rng(1)
     table = replace(length_table("azure-conv"), rank_correlation=r)

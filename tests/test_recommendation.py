@@ -157,7 +157,7 @@ def test_expected_tokens_are_those_of_a_run(tmp_path, law, length):
 
 
 @pytest.mark.parametrize("law", LAWS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(target=RATES)
 def test_a_moved_law_has_the_mean_asked_for(tmp_path_factory, law, target):
     kind = "bursty, classes: " + CLASSES if law == MIXTURE else "bursty"

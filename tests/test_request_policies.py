@@ -322,7 +322,7 @@ def prices():
 
 
 @given(rows=st.integers(1, 256), length=st.integers(0, 8), context=st.floats(1, 9000), prompts=st.integers(0, 4096))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_verify_seconds_is_step_seconds_where_every_row_verifies_alike(prices, rows, length, context, prompts):
     even = prices.verify_seconds(rows, rows * (1 + length), context, prompts, length)
     assert even == prices.step_seconds(rows, length, context, prompts)

@@ -256,7 +256,7 @@ SCENARIOS = st.fixed_dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SCENARIOS)
 def test_the_resolved_form_loads_to_an_equal_scenario(tmp_path, mapping):
     scenario = scenario_from_mapping(mapping)

@@ -43,7 +43,7 @@ def answer(kind: str, content: bytes) -> bool:
 
 
 @given(kind=st.sampled_from(FORMATS), content=st.binary(max_size=300))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_bytes_bring_a_traceback(kind: str, content: bytes) -> None:
     answer(kind, content)
 
@@ -53,7 +53,7 @@ def test_no_bytes_bring_a_traceback(kind: str, content: bytes) -> None:
     edits=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3)), min_size=1, max_size=4),
     zipped=st.booleans(),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_no_edit_of_a_trace_brings_a_traceback(kind: str, edits: list[tuple[int, int, bytes]], zipped: bool) -> None:
     content = SAMPLES[kind].encode()
     for place, cut, put in edits:

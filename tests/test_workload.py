@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_requests_in_any_chunks(kind: str) -> None:
 
 
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 2**64), limit=st.integers(1, 300), chunk=st.integers(1, 400))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_shorter_run_is_the_start_of_a_longer_one(kind: str, seed: int, limit: int, chunk: int) -> None:
     longer = gather(Load(kind, limit=400), seed)
     assert same(gather(Load(kind, limit=limit), seed, chunk=chunk), longer.part(0, limit))
