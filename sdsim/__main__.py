@@ -19,6 +19,10 @@ COMMANDS = {
         "run a grid of scenarios into one table",
         "python -m sdsim.sweep scenarios/sweeps/lengths.yaml --out lengths.parquet",
     ),
+    "suite": (
+        "rank policies over a folder of scenarios against an oracle",
+        "python -m sdsim.suite --seeds 5",
+    ),
     "capacity": (
         "find the highest rate within the SLOs, or the Pareto front",
         "python -m sdsim.capacity scenarios/steady.yaml --slo-attainment 0.9",

@@ -17,7 +17,7 @@ from sdsim.policy import FloatArray, IntArray, Observation, StepCosts, Truth
 class OracleRealised(StepOptimum):
     """Maximise tokens a second, step by step."""
 
-    def __init__(self, cost: StepCosts, lengths: Sequence[int] = (0, 1, 2, 3, 4)) -> None:
+    def __init__(self, cost: StepCosts, lengths: Sequence[int] = (0, 1, 2, 3, 4, 5, 6)) -> None:
         super().__init__(cost, lengths, "oracle-realised")
 
     def pending(self, truth: Truth, observation: Observation) -> FloatArray:

@@ -3,6 +3,9 @@
 A step of n rows that verifies the b likeliest drafts emits n + a_1 + ... + a_b tokens in T(n + b) seconds. For every b
 the best set is a prefix of each chain, so trying all b gives the optimum for any T that depends on counts alone: no
 concavity is needed. The draft length is the one whose drafts, so verified in the next step, have the highest ratio.
+
+The time of prompts has to be spent in any case. So beside them the best set is not that of the highest ratio but that
+of the highest tokens - theta T, theta being the highest ratio of the same step without them.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from sdsim.errors import PolicyError
 from sdsim.policies.lengths import draft_lengths
 from sdsim.policies.plans import uniform
 from sdsim.policies.selection import ranked_prefixes
-from sdsim.policies.verify_prices import VerifyPrices
+from sdsim.policies.verify_prices import StepPrices, VerifyPrices
 from sdsim.policy import FloatArray, IntArray, Observation, Plan, StepCosts, Truth, learn_nothing
 
 
@@ -46,32 +49,46 @@ class StepOptimum:
         rows = observation.batch
         if not rows:
             return uniform(self.lengths[-1])
-        prices = self._prices.at(observation)
+        alone, prices = self._prices.beside(observation, (0, observation.prefill_tokens))
         verify = np.zeros(rows, dtype=np.int64)
-        choice = 0
         if observation.pending.any():
             worth = self.pending(self.truth, observation)
-            verify = best_prefixes(worth, rows, prices.verify)[1]
-        ratios = [
-            best_prefixes(self.next(self.truth, observation, verify, k), rows, prices.verify + drafting)[0]
-            for k, drafting in zip(self.lengths, prices.drafting, strict=True)
-        ]
-        choice = int(np.argmax(ratios))
-        return uniform(self.lengths[choice])._replace(verify_lengths=verify)
+            theta, verify = best_prefixes(worth, rows, alone.verify)
+            if observation.prefill_tokens:
+                verify = best_prefixes(worth, rows, prices.verify, theta)[1]
+        length = self._longest(self.truth, observation, verify, alone, prices)
+        return uniform(length)._replace(verify_lengths=verify)
+
+    def _longest(
+        self, truth: Truth, observation: Observation, verify: IntArray, alone: StepPrices, prices: StepPrices
+    ) -> int:
+        """Return the draft length whose drafts are worth most in the next step, which prompts join if some wait."""
+        rows, ahead = observation.batch, [self.next(truth, observation, verify, k) for k in self.lengths]
+        values = [best_prefixes(a, rows, alone.verify + d)[0] for a, d in zip(ahead, alone.drafting, strict=True)]
+        if observation.prefill_tokens and observation.waiting:
+            theta = max(values)
+            values = [
+                best_prefixes(a, rows, prices.verify + d, theta)[0] for a, d in zip(ahead, prices.drafting, strict=True)
+            ]
+        return self.lengths[int(np.argmax(values))]
 
     learn = learn_nothing
 
 
-def best_prefixes(worth: FloatArray, rows: int, seconds: FloatArray) -> tuple[float, IntArray]:
+def best_prefixes(
+    worth: FloatArray, rows: int, seconds: FloatArray, theta: float | None = None
+) -> tuple[float, IntArray]:
     """Return the most tokens a second of *rows* rows, and (rows,) the drafts to verify for it.
 
-    *worth* is (positions, rows), not rising along a row; *seconds* the price of a step by its verified positions.
+    *worth* is (positions, rows), not rising along a row; *seconds* the price of a step by its verified positions. With
+    *theta*, tokens a second, it is tokens - theta x seconds that is made the most of.
     """
     ranked = np.sort(worth, axis=None)[::-1]
     ranked = ranked[: int(np.count_nonzero(ranked))]
     tokens = np.cumsum(np.concatenate([[rows], ranked]))
-    ratio = tokens / seconds[rows : rows + len(tokens)]
-    budget = int(ratio.argmax())
+    price = seconds[rows : rows + len(tokens)]
+    value = tokens / price if theta is None else tokens - theta * price
+    budget = int(value.argmax())
     if not budget:
-        return float(ratio[0]), np.zeros(rows, dtype=np.int64)
-    return float(ratio[budget]), ranked_prefixes(worth, ranked, budget)
+        return float(value[0]), np.zeros(rows, dtype=np.int64)
+    return float(value[budget]), ranked_prefixes(worth, ranked, budget)
