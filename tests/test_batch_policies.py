@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sdsim.errors import PolicyError
 from sdsim.policies import get_policy
@@ -592,3 +594,41 @@ def test_ledger_credits_once_and_forgets_the_lost():
     assert ledger.take(KEPT - 1) is None
     assert ledger.take(2 * KEPT - 1) == 2 * KEPT - 1
     assert ledger.take(2 * KEPT - 1) is None
+
+
+# kv_priced
+
+
+class Roomy(Linear):
+    """A step without a drafter takes as long for any number of rows: more of them are all gain."""
+
+    def off_seconds(self, rows, context, prefill_tokens=0):
+        return self.fixed
+
+
+@given(
+    rows=st.integers(1, 200), waiting=st.integers(0, 50), free=st.integers(0, 2000), room=st.sampled_from([1.0, 1.15])
+)
+@settings(deadline=None)
+def test_kv_priced_is_goodput_while_memory_is_not_short(rows, waiting, free, room):
+    policy, goodput = (
+        get_policy("kv_priced", {"room": room}, Linear()),
+        get_policy("goodput", {"margin": 1.0}, Linear()),
+    )
+    observation = seen(rows, waiting=waiting, kv_free=free, context=500)
+    short = waiting and free * 16 < 500 and room > 1
+    if not short:
+        assert policy.plan(observation) == goodput.plan(observation)
+
+
+def test_kv_priced_drops_a_drafter_whose_memory_serves_more_and_loads_it_again():
+    policy = get_policy("kv_priced", {"prior": 0.05, "room": 1.5}, Roomy(token=1e-3))
+    short, plenty = seen(64, waiting=32, kv_free=0), seen(64, waiting=32, kv_free=9000)
+    assert policy.plan(plenty).drafter != "dropped"
+    assert policy.plan(short).drafter == "dropped"
+    again = get_policy("kv_priced", {"prior": 0.9, "room": 1.5}, Linear(token=1e-5))
+    assert again.plan(seen(64, waiting=1, kv_free=0)).draft_length > 0
+    dropping = get_policy("kv_priced", {"prior": 0.9, "room": 1.5}, Linear(fixed=1e-3, token=1e-3))
+    assert dropping.plan(seen(200, waiting=100, kv_free=0)).drafter == "dropped"
+    later = [dropping.plan(seen(1, step, kv_free=500)).drafter for step in range(1, 40)]
+    assert "on" in later

@@ -36,6 +36,7 @@ BUILT_IN = {
     "goodput": "sdsim.policies.goodput:Goodput",
     "graph_snap": "sdsim.policies.graph_snap:GraphSnap",
     "hysteresis": "sdsim.policies.hysteresis:Hysteresis",
+    "kv_priced": "sdsim.policies.kv_priced:KvPriced",
     "magicdec": "sdsim.policies.magicdec:MagicDec",
     "marginal_experts": "sdsim.policies.marginal_experts:MarginalExperts",
     "min_dwell": "sdsim.policies.min_dwell:MinDwell",

@@ -6,6 +6,9 @@ what the present state has lost against the other, never below 0. At `EVIDENCE` 
 again it is dropped, and at that price loaded: so no more is lost than a few times what hindsight would lose (ski
 rental: Karlin et al. 1988).
 
+Where requests wait for KV blocks, the drafter's memory would hold `ROOM` - 1 rows more for each row: decoding alone
+would be faster by the ratio of its tokens a second with and without them, and its times count that much less.
+
 Loading again is a pass over all that the rows have stored. It waits while the room that the drafter gave back is in
 use: its return would evict requests. For at most the share `EXPLORED` of the time spent without, a drafter that is
 thought to lose is loaded on trial, to draft `TRIAL` tokens that it can be judged by.
@@ -16,12 +19,18 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from sdsim.policies.priced import CATCH_UP_CHUNK, Priced, catch_up_seconds
 from sdsim.policies.step_rule import Choice
 from sdsim.policy import Observation, StepCosts
 
 EVIDENCE = 2.0
 """Reloads' worth of time lost at which a loaded drafter is dropped: it then tells no more what it would be worth."""
+ROOM = 1.1
+"""Rows that fit without a drafter for each that fits with it: a small drafter has a tenth of the KV."""
+BLOCK = 16
+"""Tokens of a KV block, as engines have it."""
 EXPLORED = 0.005
 TRIAL = 64
 
@@ -35,6 +44,8 @@ class _Prices(NamedTuple):
     """Loading it again, s."""
     trial: float
     """What a step on trial adds, s, if no draft is accepted."""
+    relief: float
+    """By how much decoding alone is faster with the rows that the drafter's memory would hold."""
 
 
 class Residency:
@@ -54,7 +65,10 @@ class Residency:
         warm = cost.step_seconds(rows, 0, context) - cost.off_seconds(rows, context)
         more = cost.step_seconds(rows, 0, context, chunk) - cost.off_seconds(rows, context, chunk)
         trial = cost.step_seconds(rows, self._shortest, context) - cost.off_seconds(rows, context)
-        return _Prices(warm, max(more - warm, 0.0) / chunk, catch_up_seconds(cost, rows, context), max(trial, 0.0))
+        wider = math.ceil(ROOM * rows)
+        relief = wider / rows * cost.off_seconds(rows, context) / cost.off_seconds(wider, context)
+        prompt = max(more - warm, 0.0) / chunk
+        return _Prices(warm, prompt, catch_up_seconds(cost, rows, context), max(trial, 0.0), max(relief, 1.0))
 
     def see(self, observation: Observation, choice: Choice) -> None:
         """Take in a step with rows that goes as *choice*, or would if the drafter were loaded; change the state."""
@@ -63,7 +77,8 @@ class Residency:
         added = prices.warm + prices.prompt * carried
         alone = choice.alone - prices.warm
         if self.loaded:
-            lost = choice.seconds - choice.plain + added - (choice.tokens / rows - 1.0) * alone
+            spared = choice.tokens / rows * alone
+            lost = choice.seconds - choice.plain + added + alone - spared / self._relief(observation, prices)
             self.on_trial = max(self.on_trial - int(observation.pending.sum()), 0) if self.on_trial else 0
             self._account = max(self._account + lost, 0.0)
             if self._account > EVIDENCE * prices.reload and not self.on_trial:
@@ -82,6 +97,13 @@ class Residency:
                 self._explored -= trial
                 self.on_trial = TRIAL
                 self._change(observation, True)
+
+    def _relief(self, observation: Observation, prices: _Prices) -> float:
+        rows = len(observation.request_ids)
+        free = observation.kv_free * BLOCK * rows
+        if not observation.waiting or free >= int(np.add.reduce(observation.context_lengths)):
+            return 1.0
+        return prices.relief
 
     def _change(self, observation: Observation, loaded: bool) -> None:
         self.loaded, self._account = loaded, 0.0
