@@ -3,15 +3,15 @@
 A step with the drafter that takes T(c) beside c prompt tokens and emits t tokens a row spares the t - 1 steps in which
 decoding alone would emit the rest: it loses T(c) - off(c) - (t - 1) off(0) seconds, or gains them. An account adds up
 what the present state has lost against the other, never below 0. At `EVIDENCE` times the price of loading the drafter
-again it is dropped, and at that price loaded: so no more is lost than a few times what hindsight would lose (ski
-rental: Karlin et al. 1988).
+again, for the rows and for those that wait, it is dropped, and at that price loaded: so no more is lost than a few
+times what hindsight would lose (ski rental: Karlin et al. 1988).
 
 Where requests wait for KV blocks, the drafter's memory would hold `ROOM` - 1 rows more for each row: decoding alone
 would be faster by the ratio of its tokens a second with and without them, and its times count that much less.
 
-Loading again is a pass over all that the rows have stored. It waits while the room that the drafter gave back is in
-use: its return would evict requests. For at most the share `EXPLORED` of the time spent without, a drafter that is
-thought to lose is loaded on trial, to draft `TRIAL` tokens that it can be judged by.
+Loading again is a pass over all that the rows have stored. While the room that the drafter gave back is in use, its
+return would evict requests, and counts `EVICTIONS` times. For at most the share `EXPLORED` of the time spent without, a
+drafter that is thought to lose is loaded on trial, to draft `TRIAL` tokens that it can be judged by.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ ROOM = 1.1
 """Rows that fit without a drafter for each that fits with it: a small drafter has a tenth of the KV."""
 BLOCK = 16
 """Tokens of a KV block, as engines have it."""
+EVICTIONS = 10.0
+"""How many times the price is where the drafter's return evicts requests: a tenth of the rows are computed again."""
 EXPLORED = 0.005
 TRIAL = 64
 
@@ -81,7 +83,8 @@ class Residency:
             lost = choice.seconds - choice.plain + added + alone - spared / self._relief(observation, prices)
             self.on_trial = max(self.on_trial - int(observation.pending.sum()), 0) if self.on_trial else 0
             self._account = max(self._account + lost, 0.0)
-            if self._account > EVIDENCE * prices.reload and not self.on_trial:
+            reload = prices.reload * (rows + observation.waiting) / rows
+            if self._account > EVIDENCE * reload and not self.on_trial:
                 self._change(observation, False)
             return
         if self._before is not None:
@@ -90,13 +93,13 @@ class Residency:
         self._account = max(self._account - lost, 0.0)
         self._explored += EXPLORED * (choice.plain - added)
         trial = 2.0 * prices.reload + prices.trial * math.ceil(TRIAL / rows)
-        if observation.kv_free >= self._room and not observation.waiting:
-            if self._account > prices.reload and lost < 0.0:
-                self._change(observation, True)
-            elif self._explored >= trial:
-                self._explored -= trial
-                self.on_trial = TRIAL
-                self._change(observation, True)
+        roomy = observation.kv_free >= self._room and not observation.waiting
+        if lost < 0.0 and self._account > prices.reload * (1.0 if roomy else EVICTIONS):
+            self._change(observation, True)
+        elif roomy and self._explored >= trial:
+            self._explored -= trial
+            self.on_trial = TRIAL
+            self._change(observation, True)
 
     def _relief(self, observation: Observation, prices: _Prices) -> float:
         rows = len(observation.request_ids)
