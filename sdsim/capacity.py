@@ -11,6 +11,7 @@ from typing import Any
 
 from sdsim.command import (
     OK,
+    add_allow_code,
     add_changes,
     add_jobs,
     add_policies,
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--front", metavar="RATE[,RATE...]", help="instead, run these rates and mark the Pareto front")
     add_policies(p)
     add_changes(p)
+    add_allow_code(p)
     add_jobs(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
@@ -59,7 +61,7 @@ def main(words: Sequence[str]) -> int:
     options = parser().parse_args(words)
     check_jobs(options)
     _check_shares(options)
-    scenario = load_scenario(options.scenario, overrides(options, options.policy))
+    scenario = load_scenario(options.scenario, overrides(options, options.policy), options.allow_code)
     runs = scenario.seeds * len(scenario.policies) * len(scenario.engines)
     with placing_errors(options.scenario), local_workers(min(options.jobs or os.cpu_count() or 1, runs)) as workers:
         answer = _front(scenario, options, workers) if options.front else _capacity(scenario, options, workers)

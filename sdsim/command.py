@@ -43,6 +43,11 @@ def add_changes(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seeds", metavar="N", help="run N seeds and give 95%% intervals")
 
 
+def add_allow_code(p: argparse.ArgumentParser) -> None:
+    """Add --allow-code: what a file says is data otherwise."""
+    p.add_argument("--allow-code", action="store_true", help="run the policies that a file names as module:Class")
+
+
 def add_policies(p: argparse.ArgumentParser) -> None:
     """Add --policy, for `overrides`."""
     p.add_argument(

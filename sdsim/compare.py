@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sdsim.command import OK, add_changes, add_jobs, check_jobs, overrides, placing_errors, run_command
+from sdsim.command import OK, add_allow_code, add_changes, add_jobs, check_jobs, overrides, placing_errors, run_command
 from sdsim.errors import ScenarioError
 from sdsim.experiment import Cell, cells, in_order
 from sdsim.pairs import figures
@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("sides", nargs="+", metavar="SIDE", help="a scenario file, run folder or policy; the base first")
     p.add_argument("--scenario", type=Path, metavar="FILE", help="the sides are policies, run in this scenario")
     add_changes(p)
+    add_allow_code(p)
     add_jobs(p)
     p.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object here as well")
     p.add_argument("--json", action="store_true", help="print one JSON object")
@@ -65,19 +66,20 @@ def main(words: Sequence[str]) -> int:
 
 def _runs(options: argparse.Namespace) -> Iterator[Run]:
     """Yield the runs of all sides, sides in the order of their words."""
+    code = options.allow_code
     if options.scenario is not None:
-        files = {str(options.scenario): load_scenario(options.scenario, overrides(options, options.sides))}
+        files = {str(options.scenario): load_scenario(options.scenario, overrides(options, options.sides), code)}
         yield from _simulated(files, options.jobs)
         return
     folders = {word: Path(word) for word in options.sides if Path(word).is_dir()}
     if folders and overrides(options, ()):
         found = f"{next(iter(folders))}: is a run folder, which --set, --seed and --seeds cannot change"
         raise ScenarioError(f"{found}; allowed with scenario files; leave them out")
-    files = {w: load_scenario(w, overrides(options, ())) for w in options.sides if w not in folders}
+    files = {w: load_scenario(w, overrides(options, ()), code) for w in options.sides if w not in folders}
     simulated = list(_simulated(files, options.jobs))
     for word in dict.fromkeys(options.sides):
         if word in folders:
-            results = (read_run(folder) for folder in find_runs(folders[word]))
+            results = (read_run(folder, allow_code=code) for folder in find_runs(folders[word]))
             yield from (Run(word, result.scenario, result.policy, figures(result)) for result in results)
         yield from (run for run in simulated if run.source == word)
 

@@ -15,7 +15,15 @@ from typing import Any
 from sdsim.agreement.answer import leave_out_answer, measured_answer, runs_answer
 from sdsim.agreement.setting import Setting
 from sdsim.agreement.tolerance import Tolerances, parse_tolerances
-from sdsim.command import OK, OUT_OF_TOLERANCE, add_plots, placing_errors, run_command, whole_numbers
+from sdsim.command import (
+    OK,
+    OUT_OF_TOLERANCE,
+    add_allow_code,
+    add_plots,
+    placing_errors,
+    run_command,
+    whole_numbers,
+)
 from sdsim.errors import ScenarioError
 from sdsim.measurements import read_measurements
 from sdsim.result import to_json, write_folder
@@ -56,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, metavar="DIR", help="write answer, pictures and what was measured here")
     add_plots(p)
     p.add_argument("--full", action="store_true", help="print every step")
+    add_allow_code(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
 
@@ -139,9 +148,10 @@ def _answer(options: argparse.Namespace, lines: Path, allowed: Tolerances | None
     setting = Setting(Path(), engine, options.gpu, draft, calibration, options.leave_out)
     if options.scenario and options.on != "vllm":
         with placing_errors(Path(options.scenario)):
-            return runs_answer(hardware.gpu_runs(options.scenario, options.seconds, setting), allowed or Tolerances())
+            runs = hardware.gpu_runs(options.scenario, options.seconds, setting, options.allow_code)
+            return runs_answer(runs, allowed or Tolerances())
     if options.scenario:
-        hardware.vllm_replays(options.scenario, options.seconds, lines)
+        hardware.vllm_replays(options.scenario, options.seconds, lines, options.allow_code)
     elif options.model and options.on == "vllm":
         batches = whole_numbers("--batch", options.batch, 1, 65536)
         lengths = whole_numbers("--draft-length", options.draft_length, 0, 16)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdsim.command import OK, run_command
+from sdsim.command import OK, add_allow_code, run_command
 from sdsim.errors import ScenarioError
 from sdsim.explanation import explain_request, explain_step
 from sdsim.result import Result, to_json
@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--step", type=int, metavar="N", help="what the policy saw and chose in this step, and why")
     what.add_argument("--request", type=int, metavar="ID", help="the life of this request")
     p.add_argument("--replica", type=int, metavar="R", help="the replica that took the step (default 0)")
+    add_allow_code(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
 
@@ -39,7 +40,7 @@ def main(words: Sequence[str]) -> int:
     options = parser().parse_args(words)
     if options.request is not None and options.replica is not None:
         raise ScenarioError("--replica: not allowed with --request, whose replica is recorded; leave it out")
-    result = only_run(options.run)
+    result = only_run(options.run, options.allow_code)
     if options.step is not None:
         _step(result, options.replica or 0, options.step, options.json)
     else:
@@ -47,12 +48,12 @@ def main(words: Sequence[str]) -> int:
     return OK
 
 
-def only_run(folder: Path) -> Result:
+def only_run(folder: Path, allow_code: bool = False) -> Result:
     """Return the run in *folder*, or raise ScenarioError where there is none or more than one."""
     runs = find_runs(folder)
     if runs != [folder]:
         raise ScenarioError(f"{folder}: holds {len(runs)} runs; allowed: one; name its folder, such as {runs[0]}")
-    return read_run(folder)
+    return read_run(folder, allow_code=allow_code)
 
 
 def _step(result: Result, replica: int, step: int, as_json: bool) -> None:

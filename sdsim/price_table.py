@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sdsim.adapters.prices import PriceTable, tabulate
-from sdsim.command import OK, run_command, whole_numbers
+from sdsim.command import OK, add_allow_code, run_command, whole_numbers
 from sdsim.errors import ScenarioError
 from sdsim.latency.prices import Prices
 from sdsim.policies.lengths import LONGEST
@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--lengths", default="0,1,2,3,4,5,6,7,8", help="draft lengths that the policy chooses among")
     p.add_argument("--context", type=int, default=32768, metavar="TOKENS", help="longest mean context (default 32768)")
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    add_allow_code(p)
     return p
 
 
@@ -99,7 +100,7 @@ def main(words: Sequence[str]) -> int:
     lengths = sorted({0, *whole_numbers("--lengths", options.lengths, 0, LONGEST)})
     if options.context < 1:
         raise ScenarioError(f"--context: {options.context}; allowed: 1 token or more")
-    scenario = load_scenario(options.scenario, options.set)
+    scenario = load_scenario(options.scenario, options.set, options.allow_code)
     if scenario.draft is None:
         raise ScenarioError(f"{options.scenario}: no draft, so nothing to price; add one, such as draft: eagle3")
     replica, system = scenario.replica, make_system(scenario)

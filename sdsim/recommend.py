@@ -11,6 +11,7 @@ from typing import Any
 from sdsim.checks import doubtful
 from sdsim.command import (
     OK,
+    add_allow_code,
     add_changes,
     add_jobs,
     check_jobs,
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seconds", type=float, metavar="S", help="time between two saved pages, for rates")
     p.add_argument("--model", metavar="NAME", help="the model whose metrics to read, where the server has several")
     add_changes(p)
+    add_allow_code(p)
     add_jobs(p)
     p.add_argument("--out", type=Path, metavar="DIR", help="write the answer and the engine's files here")
     p.add_argument("--json", action="store_true", help="print one JSON object")
@@ -74,7 +76,7 @@ def main(words: Sequence[str]) -> int:
     options = parser().parse_args(words)
     check_jobs(options)
     question = _question(options)
-    scenario = load_scenario(options.scenario, overrides(options, ()))
+    scenario = load_scenario(options.scenario, overrides(options, ()), options.allow_code)
     if options.slo is not None:
         scenario = scenario.model_copy(update={"slo": _slo(options.slo)})
     if options.out is not None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdsim.command import OK, run_command
+from sdsim.command import OK, add_allow_code, run_command
 from sdsim.result import Result
 from sdsim.run_folder import find_runs, read_run
 
@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a folder that sdsim.run wrote")
+    add_allow_code(p)
     p.add_argument("--out", type=Path, metavar="FILE", help=f"the file to write (default: {REPORT} in the first RUN)")
     return p
 
@@ -34,16 +35,16 @@ def main(words: Sequence[str]) -> int:
     from sdsim.report.html import write_report
 
     options = parser().parse_args(words)
-    results = read_runs(options.runs)
+    results = read_runs(options.runs, options.allow_code)
     path = options.out or options.runs[0] / REPORT
     write_report(results, path)
     print(path)
     return OK
 
 
-def read_runs(folders: Sequence[Path]) -> list[Result]:
+def read_runs(folders: Sequence[Path], allow_code: bool = False) -> list[Result]:
     """Return the runs in *folders*, named after the folder they were asked for by."""
-    return [read_run(run, folder.resolve().name) for folder in folders for run in find_runs(folder)]
+    return [read_run(run, folder.resolve().name, allow_code) for folder in folders for run in find_runs(folder)]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from sdsim.checks import doubtful
 from sdsim.command import (
     OK,
     SLO_MISSED,
+    add_allow_code,
     add_changes,
     add_jobs,
     add_plots,
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("scenario", metavar="SCENARIO", help="a scenario file (see scenarios/)")
     add_changes(p)
     add_policies(p)
+    add_allow_code(p)
     p.add_argument("--out", type=Path, metavar="DIR", help="write the run folder here (default: runs/NAME)")
     p.add_argument("--json", action="store_true", help="print one JSON object, and write no folder without --out")
     add_jobs(p)
@@ -66,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     options = parser().parse_args(words)
-    scenario = load_scenario(options.scenario, overrides(options, options.policy))
+    scenario = load_scenario(options.scenario, overrides(options, options.policy), options.allow_code)
     if options.require_slo is not None and scenario.slo is None:
         raise ScenarioError("--require-slo: the scenario has no slo; add one, such as --set slo.tpot=50ms")
     check_jobs(options)

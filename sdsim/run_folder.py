@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from sdsim.errors import ScenarioError
+from sdsim.files import read_json, reason
 from sdsim.metrics import Columns
 from sdsim.recorder import DRAFTER_CODES, REQUEST_COLUMNS, STEP_COLUMNS
 from sdsim.result import Result
-from sdsim.scenario import scenario_from_mapping
+from sdsim.scenario import validated
+from sdsim.scenario.file import read_scenario
 
 FILES = ("scenario.yaml", "summary.json", "requests.parquet", "steps.parquet")
 
@@ -49,18 +49,15 @@ def _ranks(folder: Path) -> dict[tuple[str, str], int]:
     return {(run["engine"], run["policy"]): i for i, run in enumerate(runs)}
 
 
-def read_run(folder: Path, name: str | None = None) -> Result:
+def read_run(folder: Path, name: str | None = None, allow_code: bool = False) -> Result:
     """Return the run in *folder*; its scenario is called *name*, by default as the folder.
 
-    Raises ScenarioError for a file that is missing, damaged, or of another version.
+    Raises ScenarioError for a file that is missing, damaged, or of another version, and without *allow_code* for a
+    policy that is named as module:Class.
     """
     summary = _summary(folder)
-    text = _text(folder / "scenario.yaml")
-    try:
-        mapping = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise _damaged(folder / "scenario.yaml", "not YAML") from None
-    scenario = scenario_from_mapping(mapping, folder, str(name or folder / "scenario.yaml"))
+    file = folder / "scenario.yaml"
+    scenario = validated(read_scenario(file), folder.absolute(), str(name or file), allow_code)
     requests, classes = _read(folder / "requests.parquet", REQUEST_COLUMNS, "request_class", None)
     steps, _ = _read(folder / "steps.parquet", STEP_COLUMNS, "drafter", tuple(DRAFTER_CODES))
     return Result(scenario, summary, requests, steps, classes)
@@ -97,19 +94,12 @@ def _summary(folder: Path) -> dict[str, Any]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise _damaged(path, f"line {error.lineno}: {error.msg}") from None
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, reason(error)) from None
     if not isinstance(found, dict):
         raise _damaged(path, "not one JSON object")
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(path, str(error)) from None
 
 
 def _damaged(path: Path, found: str) -> ScenarioError:

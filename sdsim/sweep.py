@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from sdsim.command import BAD_INPUT, INTERRUPTED, OK, add_jobs, check_jobs, run_command
+from sdsim.command import BAD_INPUT, INTERRUPTED, OK, add_allow_code, add_jobs, check_jobs, run_command
 from sdsim.errors import ScenarioError, SdsimError
 from sdsim.experiment import Cell
 from sdsim.grid import GridCell
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("sweep", type=Path, metavar="FILE", help="a sweep file: scenario, axes, zip (see scenarios/sweeps)")
+    add_allow_code(p)
     add_jobs(p)
     p.add_argument("--cluster", metavar="ADDRESS", help="share the cells on this dask.distributed scheduler's workers")
     p.add_argument("--resume", action="store_true", help="go on from the cells that an ended sweep has finished")
@@ -59,7 +60,7 @@ def main(words: Sequence[str]) -> int:
     check_jobs(options)
     if options.cluster is not None and options.jobs is not None:
         raise ScenarioError("--jobs: found with --cluster, whose workers are its own; allowed: one of them; drop one")
-    grid = read_grid(options.sweep)
+    grid = read_grid(options.sweep, options.allow_code)
     out = options.out or Path("runs") / f"{grid.name}.parquet"
     journal = out.with_name(f"{out.name}.journal")
     refuse_existing(out)

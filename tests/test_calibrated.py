@@ -128,14 +128,20 @@ def test_tables_by_hand():
     assert plane.seconds(1, 1000) == pytest.approx(100.0)
     assert plane.seconds(8, 10) == pytest.approx(8.0)
     assert plane.seconds(0.5, 1) == pytest.approx(1.0)
+    cut = Plane({(4, 10): 4.0, (1, 100): 9.0})  # a measurement that ended early leaves a hole below as well
+    assert [cut.seconds(1, 10), cut.seconds(4, 100), cut.seconds(1, 55)] == pytest.approx([9.0, 40.0, 9.0])
+    assert Plane({(2, 10): 3.0}).seconds(4, 20) == pytest.approx(12.0)
 
 
 GOOD = {
     "schema": 1,
     "gpu": "h200",
     "ceilings": {"read_tb_s": 4.5, "matmul_tflop_s": 700},
-    "rows": [{"kernel": "gemm", "shape": {"inputs": 1, "outputs": 1}, "tokens": 1, "us_p50": 3.0}],
+    "rows": [
+        {"kernel": "gemm", "shape": {"inputs": 1, "outputs": 1}, "tokens": 1, "us_p50": 3.0, "bytes": 6, "flops": 2}
+    ],
 }
+MOE = {"experts": 8, "topk": 2, "hidden": 4, "intermediate": 4}
 
 
 @pytest.mark.parametrize(
@@ -144,8 +150,18 @@ GOOD = {
         ({"gpu": "h100"}, "measured on 'h100'"),
         ({"schema": 2}, "this version reads 1"),
         ({"rows": []}, "rows or ceilings missing"),
-        ({"ceilings": {"read_tb_s": float("nan"), "matmul_tflop_s": 1}}, "ceilings.read_tb_s"),
-        ({"rows": [{**GOOD["rows"][0], "us_p50": float("nan")}]}, "us_p50 nan"),
+        ({"ceilings": {"read_tb_s": float("nan"), "matmul_tflop_s": 1}}, "NaN, which is no JSON"),
+        ({"ceilings": {"read_tb_s": 0, "matmul_tflop_s": 1}}, "ceilings.read_tb_s"),
+        ({"rows": [{**GOOD["rows"][0], "us_p50": 1e300}]}, r"us_p50 1e\+300"),
+        ({"rows": [{**GOOD["rows"][0], "shape": {"inputs": 1}}]}, "shape: outputs missing"),
+        ({"rows": [{**GOOD["rows"][0], "tokens": None}]}, "tokens nothing"),
+        ({"rows": [{**GOOD["rows"][0], "bytes": True}]}, "bytes true"),
+        ({"rows": [{**GOOD["rows"][0], "kernel": ["gemm"]}]}, "not a measurement"),
+        ({"rows": [{**GOOD["rows"][0], "kernel": "moe", "shape": MOE | {"experts": 10**7}}]}, "experts 10000000"),
+        ({"rows": [{**GOOD["rows"][0], "kernel": "moe", "shape": MOE, "distinct": 0}]}, "distinct 0"),
+        ({"rows": [{**GOOD["rows"][0], "kernel": "rejection", "shape": {"vocab": 9}}]}, "mode missing"),
+        ({"rows": GOOD["rows"] * 501}, "501 points of"),
+        ({"rows": GOOD["rows"] * 10_001}, "10,001 rows"),
         ({"rows": [{**GOOD["rows"][0], "us_p50": -1}]}, "us_p50 -1"),
         ({"rows": [{**GOOD["rows"][0], "tokens": 1.5}]}, "tokens 1.5"),
         ({"rows": [{**GOOD["rows"][0], "kernel": "warp"}]}, "not a measurement"),

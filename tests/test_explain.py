@@ -220,7 +220,9 @@ def test_policies_of_ones_own_are_explained(
     (tmp_path / "own_policy.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     folder = record(tmp_path, "--policy", "own_policy:Cautious")
-    assert main([str(folder), "--step", "40", "--replica", "1"]) == 0
+    with pytest.raises(ScenarioError, match=r"own_policy:Cautious', whose module .* allowed with --allow-code"):
+        main([str(folder), "--step", "40", "--replica", "1"])
+    assert main([str(folder), "--step", "40", "--replica", "1", "--allow-code"]) == 0
     assert "Draft three tokens while few requests run." in capsys.readouterr().out
 
 

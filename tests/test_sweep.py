@@ -275,7 +275,9 @@ axes:
   policy: [off, 'breaking:Raising']
 """
     path = sweep(axes)
-    assert main([path, "--jobs", "1", "--quiet"]) == 0
+    with pytest.raises(ScenarioError, match="'breaking:Raising', whose module would be run; allowed with --allow-code"):
+        main([path, "--jobs", "1", "--quiet"])
+    assert main([path, "--jobs", "1", "--quiet", "--allow-code"]) == 0
     rows = table()
     assert len(rows) == 2 * (2 + 2)
     good, raised, *wrong = (row["error"] for row in rows[:4])
@@ -295,7 +297,7 @@ axes:
 def test_a_worker_that_ends_keeps_what_is_finished(sweep):
     Path("breaking.py").write_text(BREAKING)
     path = sweep("axes: {seed: [1, 2, 3, 4, 5], policy: [off, 'breaking:Ending']}\n")
-    words = [sys.executable, "-m", "sdsim.sweep", path, "--jobs", "2", "--quiet"]
+    words = [sys.executable, "-m", "sdsim.sweep", path, "--jobs", "2", "--quiet", "--allow-code"]
     done = subprocess.run(words, env=environment(), capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("a worker process ended before its work did")

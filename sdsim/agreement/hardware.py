@@ -15,9 +15,11 @@ from sdsim.scenario import Scenario, load_scenario
 from sdsim.simulation import simulate
 
 
-def gpu_runs(path: str, seconds: float | None, setting: Setting) -> Iterator[tuple[Result, Result]]:
+def gpu_runs(
+    path: str, seconds: float | None, setting: Setting, allow_code: bool = False
+) -> Iterator[tuple[Result, Result]]:
     """Yield each policy's run of the scenario on the GPU, and the same run simulated."""
-    scenario = _cut(load_scenario(path), seconds)
+    scenario = _cut(load_scenario(path, (), allow_code), seconds)
     scenario = scenario.model_copy(update={"calibration": setting.calibration or scenario.calibration})
     try:
         from sdsim.hardware.simulation import IDEAL, make_executor, run_on_gpu
@@ -34,12 +36,12 @@ def _cut(scenario: Scenario, seconds: float | None) -> Scenario:
     return scenario.model_copy(update={"until": min(stops)}) if stops else scenario
 
 
-def vllm_replays(path: str, seconds: float | None, lines: Path) -> None:
+def vllm_replays(path: str, seconds: float | None, lines: Path, allow_code: bool = False) -> None:
     """Replay the scenario's requests in vLLM, once a policy, and write the record to *lines*."""
     from sdsim.hardware.vllm_jobs import replay_job, require_vllm, run_jobs
 
     require_vllm()
-    scenario = _cut(load_scenario(path), seconds)
+    scenario = _cut(load_scenario(path, (), allow_code), seconds)
     run_jobs([replay_job(scenario, policy) for policy in scenario.policies], lines)
 
 

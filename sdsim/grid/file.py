@@ -27,15 +27,16 @@ KEYS = ("scenario", "axes", "zip")
 MOST_POINTS = 100_000
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: Path, allow_code: bool = False) -> Grid:
     """Return the grid in the sweep file at *path*.
 
-    Raises ScenarioError for mistakes in the file, and where no point can be run; some points may have mistakes.
+    Raises ScenarioError for mistakes in the file, where no point can be run (some may have mistakes), and without
+    *allow_code* where any has a policy that is named as module:Class.
     """
     source = read_scenario(path)
     axes, zipped = _checked(source)
     base, folder, name = _base(source, path)
-    points = [_point(base, folder, name, source, values) for values in product(axes, zipped)]
+    points = [_point(values, _put(base, source, values), folder, name, allow_code) for values in product(axes, zipped)]
     if all(point.scenario is None for point in points):
         raise ScenarioError(*points[0].problems)
     return Grid(path.stem, tuple(axes), tuple(points))
@@ -68,7 +69,7 @@ def _checked(source: Source) -> tuple[dict[str, list[object]], list[list[str]]]:
 
 
 def _zipped(source: Source, groups: Any, axes: Mapping[str, list[object]]) -> list[list[str]]:
-    if not isinstance(groups, list) or not all(isinstance(g, list) and len(g) > 1 for g in groups):
+    if not isinstance(groups, list) or not all(map(_names, groups)):
         message = f"found {shown(groups)}; allowed: lists of two axes or more; write [[workload.rate, slo.tpot]]"
         source.complain(("zip",), message)
         source.refuse()
@@ -86,6 +87,10 @@ def _zipped(source: Source, groups: Any, axes: Mapping[str, list[object]]) -> li
     return [list(group) for group in groups]
 
 
+def _names(group: object) -> bool:
+    return isinstance(group, list) and len(group) > 1 and all(isinstance(key, str) for key in group)
+
+
 def _base(source: Source, path: Path) -> tuple[Source, Path, str]:
     """Return the base scenario as written, the folder that its paths start from, and its name."""
     given = source.data["scenario"]  # type: ignore[index]
@@ -97,8 +102,8 @@ def _base(source: Source, path: Path) -> tuple[Source, Path, str]:
     return Source(source.name, given, places), folder, path.stem
 
 
-def _point(base: Source, folder: Path, name: str, sweep: Source, values: dict[str, object]) -> Point:
-    """Return the point at *values*: the base with each put at its key, in the order of the axes."""
+def _put(base: Source, sweep: Source, values: dict[str, object]) -> Source:
+    """Return the base with each of *values* put at its key, in the order of the axes."""
     source = Source(base.name, base.data, dict(base.places))
     for key, value in values.items():
         place = sweep.place(("axes", key))
@@ -106,8 +111,15 @@ def _point(base: Source, folder: Path, name: str, sweep: Source, values: dict[st
             source.put(tuple(key.split(".")), value, place)
         except ValueError as error:
             source.problems.append((place, f"{place.text}: {key}: {error}"))
+    return source
+
+
+def _point(values: dict[str, object], source: Source, folder: Path, name: str, allow_code: bool) -> Point:
+    """Return the point at *values*, as written in *source*: its scenario, or its mistakes."""
+    if not allow_code:
+        source.refuse_code()
     try:
         source.refuse()
-        return Point(values, validated(source, folder, name))
+        return Point(values, validated(source, folder, name, allow_code=True))
     except ScenarioError as error:
         return Point(values, None, error.problems)

@@ -17,10 +17,10 @@ import numpy as np
 from sdsim.gpus import Gpu
 from sdsim.latency import work
 from sdsim.latency.backend import load_backend, with_backend
-from sdsim.latency.calibration import Calibration, load_calibration, load_shipped
+from sdsim.latency.calibration import DIMENSIONS, Calibration, load_calibration, load_shipped
 from sdsim.latency.composition import Attention, Kernels
 from sdsim.latency.family import Family, fit_family
-from sdsim.latency.leave_out import DIMENSIONS, without
+from sdsim.latency.leave_out import without
 from sdsim.latency.quality import FREE, Price, PriceList, Quality, listed
 from sdsim.latency.roofline import RooflineAttention, RooflineKernels
 from sdsim.latency.tables import Curve, ExpertTable, Line, Plane

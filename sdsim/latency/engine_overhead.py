@@ -12,7 +12,6 @@ draft passes, and the GPU works on whatever has been launched.
 from __future__ import annotations
 
 import bisect
-import json
 import math
 from dataclasses import dataclass, fields
 from importlib import resources
@@ -23,10 +22,14 @@ import numpy as np
 
 from sdsim.drafts import KINDS
 from sdsim.errors import CalibrationError, unknown
+from sdsim.files import parse_json, read_text, reason
 from sdsim.models import Model
 from sdsim.policy import FloatArray, IntArray
+from sdsim.units import shown
 
 SCHEMA = 2
+MOST_TOKENS = 2**20
+MOST_SECONDS = 1e3
 
 
 class Phases(NamedTuple):
@@ -160,21 +163,22 @@ def load_engine(name: str, folder: Path = Path()) -> EngineOverhead:
         raise CalibrationError(f"engine: {unknown('engine', name, engine_names())}; or give the path of a .json file")
     path = folder / name
     try:
-        return _parse(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"{path}: cannot be read: {error}; name a shipped engine or a JSON file") from None
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        raise CalibrationError(
+            f"{path}: cannot be read: {reason(error)}; name a shipped engine or a JSON file"
+        ) from None
+    return _parse(text, str(path))
 
 
 def _parse(text: str, place: str) -> EngineOverhead:
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CalibrationError(f"{place}:{error.lineno}: not JSON: {error.msg}; mend or replace the file") from None
+        data = parse_json(text)
+    except ValueError as error:
+        raise CalibrationError(f"{place}: not JSON: {error}; mend or replace the file") from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise CalibrationError(
-            f"{place}: engine schema {found!r}; this version reads {SCHEMA}; update sdsim or the file"
-        )
+        found = shown(data.get("schema") if isinstance(data, dict) else data)
+        raise CalibrationError(f"{place}: engine schema {found}; this version reads {SCHEMA}; update sdsim or the file")
     figures = {k: v for k, v in data.items() if k not in ("schema", "provenance")}
     problems = _problems(figures)
     if problems:
@@ -184,24 +188,29 @@ def _parse(text: str, place: str) -> EngineOverhead:
 
 
 def _problems(figures: dict[str, Any]) -> list[str]:
-    known = {f.name for f in fields(EngineOverhead)}
-    problems = [unknown("key", key, known) for key in figures if key not in known]
+    known = {f.name: f.type for f in fields(EngineOverhead)}
+    problems = [f"{unknown('key', key[:60], known)}; correct or remove it" for key in figures if key not in known]
     for key, value in figures.items():
-        if key.endswith("_s") and not (_number(value) and math.isfinite(value) and value >= 0):
-            problems.append(f"{key}: {value!r}; allowed: finite seconds, 0 or more")
-    limit = figures.get("capture_limit", 0)
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
-        problems.append(f"capture_limit: {limit!r}; allowed: a number of tokens, 0 for no limit")
-    kinds = figures.get("synchronous_drafts", [])
-    if not isinstance(kinds, list) or any(kind not in KINDS for kind in kinds):
-        problems.append(f"synchronous_drafts: {kinds!r}; allowed: a list of {', '.join(KINDS)}")
-    for key in ("name", "kernels"):
-        if not isinstance(figures.get(key, ""), str):
-            problems.append(f"{key}: {figures[key]!r}; allowed: a text")
+        if key in known and (allowed := _wanted(key, str(known[key]), value)):
+            problems.append(f"{key}: {shown(value)}; allowed: {allowed}; correct it")
     if not figures.get("name"):
         problems.append("name: missing; give the engine and its version")
     return problems
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _wanted(key: str, kind: str, value: Any) -> str | None:
+    """Return what the field *key* of the type *kind* may hold, or None if *value* is of it."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "str":
+        plain = isinstance(value, str) and value.isprintable() and len(value) <= 60 and value == Path(value).name
+        return None if plain or value == "" else "a short name without slashes"
+    if kind == "bool":
+        return None if isinstance(value, bool) else "true or false"
+    if kind == "int":
+        whole = number and isinstance(value, int) and 0 <= value <= MOST_TOKENS
+        return None if whole else f"a number of tokens from 0 to {MOST_TOKENS:,}, 0 for no limit"
+    if kind == "float":
+        most = MOST_SECONDS if key.endswith("_s") else 1.0
+        return None if number and 0 <= value <= most else f"a number from 0 to {most:g}"
+    listed = isinstance(value, list) and all(isinstance(word, str) and word in KINDS for word in value)
+    return None if listed else f"a list of {', '.join(KINDS)}"

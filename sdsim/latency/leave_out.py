@@ -10,22 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from sdsim import matrices
-from sdsim.latency.calibration import Calibration
+from sdsim.latency.calibration import DIMENSIONS, Calibration
 from sdsim.models import Model
-
-HEADS = ("heads", "kv_heads", "head_dim")
-DIMENSIONS = {
-    "gemm": ("inputs", "outputs"),
-    "moe": ("experts", "topk", "hidden", "intermediate"),
-    "attention": HEADS,
-    "latent": ("heads", "rank", "rope"),
-    "prefill": HEADS,
-    "rope": HEADS,
-    "norm": ("hidden",),
-    "silu_mul": ("intermediate",),
-    "rejection": ("vocab",),
-}
-"""What tells one shape of a kernel from another; other kernels are checks of the model, and price nothing."""
 
 
 def without(calibration: Calibration, model: Model) -> Calibration:

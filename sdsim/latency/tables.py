@@ -100,14 +100,17 @@ def _across(level: dict[int, float], grid: Any, expert_s: float) -> Any:
 
 
 class Line:
-    """Seconds over one size: linear between points, the last slope beyond them, the first time below them."""
+    """Seconds over one size: linear between points, the last slope beyond them, the first time below them.
+
+    Beyond a single point the time is in proportion.
+    """
 
     def __init__(self, places: Sequence[float], seconds: Sequence[float]) -> None:
         slopes = [(s1 - s0) / (x1 - x0) for (x0, x1), (s0, s1) in zip(pairwise(places), pairwise(seconds), strict=True)]
         # a level piece before the first point, and a last piece that begins at the last one
         self._places = [-math.inf, *places]
         self._seconds = [seconds[0], *seconds]
-        self._slopes = [0.0, *slopes, *slopes[-1:]]
+        self._slopes = [0.0, *slopes, *(slopes[-1:] or [seconds[0] / places[0]])]
         self._starts = [0.0, *places]
 
     def at(self, place: float) -> float:
@@ -119,25 +122,28 @@ class Line:
 class Plane:
     """Seconds over two sizes, bilinear: a kernel's time is nearly a fixed cost and a part in proportion.
 
-    Missing corners, where the memory of the measurement ended, go on at the rate of the nearest size below.
+    Missing corners, where the memory or the time of the measurement ended, go on at the rate of the nearest size below;
+    where nothing smaller was measured, the nearest above bounds them.
     """
 
     def __init__(self, points: dict[tuple[int, int], float]) -> None:
-        self.xs = sorted({x for x, _ in points})
-        self.ys = sorted({y for _, y in points})
-        table = [[self._filled(points, x, y) for y in self.ys] for x in self.xs]
+        rows: dict[int, dict[int, float]] = {}
+        columns: dict[int, dict[int, float]] = {}
+        for (x, y), seconds in points.items():
+            rows.setdefault(x, {})[y] = seconds
+            columns.setdefault(y, {})[x] = seconds
+        self.xs, self.ys = sorted(rows), sorted(columns)
+        table = [[self._filled(rows[x], columns[y], x, y) for y in self.ys] for x in self.xs]
         self._table = np.maximum.accumulate(np.maximum.accumulate(np.array(table), axis=0), axis=1).tolist()
         self._across: dict[float, list[float]] = {}
 
-    def _filled(self, points: dict[tuple[int, int], float], x: int, y: int) -> float:
-        if (x, y) in points:
-            return points[x, y]
-        smaller = [(b, s) for (a, b), s in points.items() if a == x and b < y]
-        if smaller:
-            b, s = max(smaller)
-            return s * y / b
-        a, s = max((a, s) for (a, b), s in points.items() if b == y and a <= x)
-        return s * x / a
+    def _filled(self, row: dict[int, float], column: dict[int, float], x: int, y: int) -> float:
+        if y in row:
+            return row[y]
+        for line, place in ((row, y), (column, x)):
+            if smaller := [at for at in line if at < place]:
+                return line[max(smaller)] * place / max(smaller)
+        return row[min(row)]
 
     @property
     def largest(self) -> tuple[int, int]:

@@ -262,21 +262,27 @@ class Scenario(Spec):
     __hash__ = None  # type: ignore[assignment]
 
 
-def load_scenario(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Scenario:
+def load_scenario(path: str | os.PathLike[str], overrides: Sequence[str] = (), allow_code: bool = False) -> Scenario:
     """Return the scenario in the YAML file at *path*, with *overrides* (`key.sub=value`) carried out in turn.
 
-    Relative paths in it start from the file's folder. Raises ScenarioError with one line a mistake.
+    Relative paths in it start from the file's folder. Policies that the file itself names as module:Class are run with
+    *allow_code* only. Raises ScenarioError with one line a mistake.
     """
     file = Path(path)
-    return validated(read_scenario(file, overrides), file.absolute().parent, file.stem)
+    return validated(read_scenario(file, overrides), file.absolute().parent, file.stem, allow_code)
 
 
-def scenario_from_mapping(mapping: Mapping[str, Any], folder: Path = Path(), name: str = "scenario") -> Scenario:
-    """Return the scenario that *mapping* describes, with the keys of a scenario file; paths start from *folder*."""
-    return validated(Source(name, mapping), Path(folder).absolute(), name)
+def scenario_from_mapping(
+    mapping: Mapping[str, Any], folder: Path = Path(), name: str = "scenario", allow_code: bool = True
+) -> Scenario:
+    """Return the scenario that *mapping* describes, with the keys of a scenario file; paths start from *folder*.
+
+    A mapping is the caller's own, so policies of it may be a module:Class; if it is not, set *allow_code* to False.
+    """
+    return validated(Source(name, mapping), Path(folder).absolute(), name, allow_code)
 
 
-def validated(source: Source, folder: Path, name: str) -> Scenario:
+def validated(source: Source, folder: Path, name: str, allow_code: bool) -> Scenario:
     """Return the scenario in *source*, whose relative paths start from *folder*; raise ScenarioError for mistakes."""
     scenario = None
     if not isinstance(source.data, Mapping):
@@ -284,6 +290,8 @@ def validated(source: Source, folder: Path, name: str) -> Scenario:
         source.complain((), f"{found}; allowed: a mapping with model, gpus and workload at least; write key: value")
     else:
         try:
+            if not allow_code:
+                source.refuse_code()
             scenario = Scenario.model_validate(source.data, context={"folder": folder, "name": name})
         except ValidationError as error:
             for path, message in problems(error, Scenario, source.data):

@@ -2,23 +2,28 @@
 
 A YAML subset is read: no tags, no merge keys, each key once and as text, so that `off:` and `1:` are the keys `off` and
 `1`. Dates stay text. Aliases count with all that they stand for, so that a small file cannot grow without bound.
+
+A file is data: a policy that names a class, whose module would be run, counts as a mistake unless its user allows code.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from sdsim import files
 from sdsim.errors import ScenarioError
 from sdsim.units import shown
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 10_000
+MAX_DEPTH = 32
+MAX_DIGITS = 64
 
 KeyPath = tuple[str, ...]
 """Where a value stands: the keys that lead to it, a list's indices among them."""
@@ -69,6 +74,18 @@ class Source:
             ordered = sorted(self.problems, key=lambda problem: problem[0])
             raise ScenarioError(*dict.fromkeys(text for _, text in ordered))
 
+    def refuse_code(self) -> None:
+        """Raise ScenarioError if a policy of the file, and not of an option, names a class by its module."""
+        policies = self.data.get("policy") if isinstance(self.data, Mapping) else None
+        found = [
+            f"{place.text}: {dotted(path)}: found {shown(text)}, whose module would be run; allowed with --allow-code, "
+            "or as a word of --policy; add one if you trust it"
+            for path, text in _texts(policies, ("policy",))
+            if ":" in text and (place := self.place(path)).order < _AFTER_FILE
+        ]
+        if found:
+            raise ScenarioError(*found)
+
     def override(self, option: str, number: int) -> None:
         """Carry out the *number*-th override, `key.sub=value` with a YAML value."""
         key, equals, text = option.partition("=")
@@ -86,6 +103,8 @@ class Source:
 
     def put(self, path: KeyPath, value: object, place: Place) -> None:
         """Let *value*, written at *place*, stand at *path*. Raises ValueError where nothing can stand."""
+        if len(path) > MAX_DEPTH:
+            raise ValueError(f"a key of {len(path)} parts; allowed: {MAX_DEPTH}; shorten it")
         self.data = _replaced(self.data, path, (), value)
         self.places = {p: where for p, where in self.places.items() if p[: len(path)] != path}
         for end in range(len(path) + 1):
@@ -121,21 +140,12 @@ def shown_key(key: str) -> str:
 
 def _file_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        return files.read_text(path, MAX_BYTES)
     except FileNotFoundError:
         raise ScenarioError(f"{path}: no such file; a scenario file is needed; check the path") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ScenarioError(f"{path}: cannot be read: {reason}; a scenario file is needed; check the path") from None
-    if len(content) > MAX_BYTES:
-        raise ScenarioError(f"{path}: over {MAX_BYTES:,} bytes; a scenario is a short YAML file; check the path")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        message = f"{path}:{line}: not UTF-8 text; a scenario is a short YAML file; check the path, or convert it"
-        raise ScenarioError(message) from None
+        found = f"cannot be read: {files.reason(error)}"
+        raise ScenarioError(f"{path}: {found}; a scenario file is needed; check the path") from None
 
 
 class _UnreadableError(Exception):
@@ -234,9 +244,23 @@ class _Builder:
         if node.tag not in _SCALARS:
             raise _wrong(node, f"found the tag {node.tag!r}")
         try:
+            if len(node.value) > MAX_DIGITS:  # base 60 takes quadratic time
+                raise ValueError
             return self._loader.construct_object(node)
-        except (ValueError, LookupError):
+        except (ValueError, LookupError, OverflowError):
             raise _wrong(node, f"found {shown(node.value)} as {node.tag.removeprefix(_TAG)}") from None
+
+
+def _texts(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """Yield each text in *value*, and where it stands."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _texts(one, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        for index, one in enumerate(value):
+            yield from _texts(one, (*path, str(index)))
 
 
 def _wrong(node: yaml.Node, message: str) -> yaml.MarkedYAMLError:

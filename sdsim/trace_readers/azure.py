@@ -17,7 +17,8 @@ import numpy.typing as npt
 from sdsim.policy import FloatArray
 from sdsim.trace_readers.csv_rows import CsvFormat
 from sdsim.trace_readers.mistakes import Mistakes
-from sdsim.trace_readers.rows import Rows, in_order, shown
+from sdsim.trace_readers.rows import Rows, in_order
+from sdsim.units import shown
 
 QUANTUM_S = 1e-6
 _WIDTH = 36

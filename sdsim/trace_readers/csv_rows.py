@@ -13,8 +13,9 @@ import numpy.typing as npt
 from sdsim.policy import FloatArray
 from sdsim.trace_readers.kinds import wrong_format
 from sdsim.trace_readers.mistakes import Mistakes
-from sdsim.trace_readers.rows import Rows, check, parsed, shown, text_number, tokens_fault
+from sdsim.trace_readers.rows import Rows, check, parsed, text_number, tokens_fault
 from sdsim.trace_readers.text import Lines, blocks
+from sdsim.units import shown
 
 
 @dataclass(frozen=True, slots=True)

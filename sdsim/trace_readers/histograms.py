@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from sdsim.files import read_json, reason
 from sdsim.policy import FloatArray, IntArray
 from sdsim.trace_readers.mistakes import Mistakes
-from sdsim.trace_readers.rows import MAX_TOKENS, shown
+from sdsim.trace_readers.rows import MAX_TOKENS
 from sdsim.trace_readers.servegen_windows import Window
+from sdsim.units import shown
 
-MAX_BYTES = 2**28
+LATEST_S = 1e9
 FORM = '{"0": {"input_tokens": "{4: 0.25, 5: 0.75}", "output_tokens": "{...}"}}'
 
 
@@ -52,10 +53,13 @@ def read_histograms(file: Path) -> Histograms:
     found: dict[float, tuple[Histogram, Histogram]] = {}
     for key, window in _windows(file, mistakes).items():
         try:
+            start_s = float(key)
+            if not 0.0 <= start_s <= LATEST_S:
+                raise ValueError(f"starts out of 0 to {LATEST_S:g} s")
             sides = [_parsed(window[side]) for side in ("input_tokens", "output_tokens")]
             if all(len(tokens) for tokens, _ in sides):
-                found[float(key)] = (histogram(*sides[0]), histogram(*sides[1]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+                found[start_s] = (histogram(*sides[0]), histogram(*sides[1]))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             mistakes.add(1, f"window {shown(key)}: {shown(str(error))}; {FORM} is the form allowed; correct the window")
     mistakes.check()
     return found
@@ -83,12 +87,10 @@ def _mixed(histograms: list[Histogram], weights: list[float]) -> Histogram:
 
 
 def _windows(file: Path, mistakes: Mistakes) -> Mapping[str, Any]:
-    if file.stat().st_size > MAX_BYTES:
-        mistakes.stop(f"over {MAX_BYTES / 2**20:g} MiB; smaller files are allowed; is this a dataset?")
     try:
-        windows = json.loads(file.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        mistakes.stop(f"no JSON ({error}); {FORM} is the form allowed; copy or download the file again")
+        windows = read_json(file)
+    except (OSError, ValueError) as error:
+        mistakes.stop(f"no JSON ({reason(error)}); {FORM} is the form allowed; copy or download the file again")
     if not isinstance(windows, dict):
         mistakes.stop(f"no object; {FORM} is the form allowed; give another file")
     return windows

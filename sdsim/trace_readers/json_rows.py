@@ -20,8 +20,9 @@ import numpy.typing as npt
 from sdsim.policy import FloatArray, IntArray
 from sdsim.trace_readers.kinds import looks_like, wrong_format
 from sdsim.trace_readers.mistakes import Mistakes
-from sdsim.trace_readers.rows import Rows, check, in_order, not_negative, parsed, seconds_fault, shown, tokens_fault
+from sdsim.trace_readers.rows import Rows, check, in_order, not_negative, parsed, seconds_fault, tokens_fault
 from sdsim.trace_readers.text import blocks
+from sdsim.units import shown
 
 DEFAULT_CLASS = "default"
 MAX_LABEL = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sdsim.trace_readers.rows import shown
+from sdsim.units import shown
 
 _SIGNS = (
     ("azure", re.compile(r"TIMESTAMP,ContextTokens,GeneratedTokens")),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sdsim.policy import FloatArray, IntArray
 from sdsim.trace_readers.mistakes import Mistakes
 from sdsim.trace_readers.text import Lines
+from sdsim.units import shown
 
 MAX_TOKENS = 10**9
 MAX_SECONDS = 1e11
@@ -131,9 +132,3 @@ def text_number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def shown(value: object) -> str:
-    """Return *value* as a message shows it: on one line, and short."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

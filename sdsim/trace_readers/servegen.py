@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,7 +30,7 @@ from sdsim.streams import stream
 from sdsim.trace_readers.histograms import Histogram, Histograms, pooled, read_histograms
 from sdsim.trace_readers.mistakes import Mistakes
 from sdsim.trace_readers.rows import Read, Rows
-from sdsim.trace_readers.servegen_windows import Window, read_windows
+from sdsim.trace_readers.servegen_windows import MAX_REQUESTS, Window, read_windows
 
 SUFFIX = "-trace.csv"
 
@@ -56,6 +57,7 @@ def reader(path: Path, seed: int, lengths: LengthLaw | None) -> Read:
     if not starts:
         Mistakes(path).stop("no window with a rate over 0; one is needed; give another client or folder")
     _check_grid(clients, starts, path)
+    _check_sizes(clients, path)
     return lambda: (_generated(clients, starts, pool, lengths, seed), Mistakes(path))
 
 
@@ -69,6 +71,17 @@ def _check_grid(clients: Sequence[Client], starts: Sequence[float], path: Path) 
                 Mistakes(path).stop(f"{found}; the same windows in each file are allowed; give one client at a time")
 
 
+def _check_sizes(clients: Sequence[Client], path: Path) -> None:
+    """Raise if a window has more requests than can be generated at once."""
+    requests: Counter[float] = Counter()
+    for client in clients:
+        requests.update({start: window.requests for start, window in client.windows.items()})
+    start, most = max(requests.items(), key=lambda item: item[1])
+    if most > MAX_REQUESTS:
+        found = f"{most:,} requests in the window at {start:g} s"
+        Mistakes(path).stop(f"{found}; up to {MAX_REQUESTS:,} are allowed; give fewer clients, or correct their rates")
+
+
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
@@ -79,7 +92,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _natural(file: Path) -> list[str | int]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
 
 
 def _client(file: Path) -> Client:

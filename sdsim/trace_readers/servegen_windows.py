@@ -11,12 +11,14 @@ import numpy as np
 from sdsim.policy import FloatArray
 from sdsim.trace_readers.kinds import looks_like, wrong_format
 from sdsim.trace_readers.mistakes import Mistakes
-from sdsim.trace_readers.rows import shown, text_number
+from sdsim.trace_readers.rows import text_number
 from sdsim.trace_readers.text import blocks
+from sdsim.units import shown
 
 WINDOW_S = 600.0
 """Length of a window where the file has only one."""
-MAX_REQUESTS = 10**8
+MAX_REQUESTS = 3 * 10**6
+"""Of all clients together in a window, which is generated at once."""
 COLUMNS = "start, rate, CV, Gamma or Weibull, shape, scale"
 
 

@@ -1,7 +1,8 @@
 """The lines of a text file, plain or gzip, in blocks of bounded size.
 
-The compression is told by the file's first bytes, not by its name. A line is at most 1 MB and a
-compressed file at most 4 GiB of text, so that no file, however made, fills the memory or the day.
+The compression is told by the file's first bytes, not by its name. A line is at most 1 MB, and a
+compressed file at most 4 GiB of text that is not a hundred times its size, as requests never are: so no
+file, however made, fills the memory or the day.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from sdsim.trace_readers.mistakes import Mistakes
 BLOCK_BYTES = 2**18
 LINE_BYTES = 10**6
 TEXT_BYTES = 4 * 2**30
+MOST_DENSE = 100
+"""Text bytes of a compressed byte, once there are `DENSE_BYTES` of text."""
+DENSE_BYTES = 2**25
 
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
@@ -81,6 +85,11 @@ def _unzipped(raw: IO[bytes], mistakes: Mistakes) -> Iterator[bytes]:
                     mistakes.stop(
                         f"decompresses to more than {TEXT_BYTES / 2**30:g} GiB; up to that is read; "
                         "split the file, or decompress it and use limit"
+                    )
+                if total > DENSE_BYTES and total > MOST_DENSE * raw.tell():
+                    mistakes.stop(
+                        f"{total / 1e6:,.0f} MB of text in the first {raw.tell():,} bytes; up to {MOST_DENSE} times "
+                        "the size is allowed; is this a trace? if so, decompress it"
                     )
                 yield data
     except EOFError:
