@@ -42,10 +42,12 @@ _DRAFTERS: dict[float, Drafter] = {code: cast(Drafter, name) for name, code in D
 def time_by_part(result: Result, system: System | None = None, moments: int = MOMENTS) -> dict[str, float]:
     """Return the mean seconds of a step in each of PARTS; they add up to the mean step of *result*.
 
-    Priced are the steps under way at *moments* moments, evenly spread over the busy time of all replicas. Raises
-    ScenarioError where the records were priced otherwise than *system* (default: the scenario's own) does.
+    They are those of the scenario's own replicas, not of its further pools. Priced are the steps under way at *moments*
+    moments, evenly spread over the busy time of these replicas. Raises ScenarioError where the records were priced
+    otherwise than *system* (default: the scenario's own) does.
     """
-    steps = result.steps
+    own = result.steps["replica"] < result.scenario.replicas  # further pools have other GPUs, and so other prices
+    steps = {name: column[own] for name, column in result.steps.items()}
     if not len(steps["step"]):
         return dict.fromkeys(PARTS, 0.0)
     latency = (system or make_system(result.scenario)).latency(longest_draft(result.scenario.policies[0]))

@@ -18,7 +18,8 @@ def step_row(result: Result, replica: int, step: int) -> int:
     """Return the row of *step* of *replica* in the step records, or raise ScenarioError."""
     steps, replicas = result.steps, result.scenario.replicas
     if not 0 <= replica < replicas:
-        raise ScenarioError(f"--replica: found {replica}; allowed: 0 to {replicas - 1}, the replicas of this run")
+        allowed = f"0 to {replicas - 1}, the scenario's own, not those of pools"
+        raise ScenarioError(f"--replica: found {replica}; allowed: {allowed}")
     mine = steps["replica"] == replica
     rows = np.flatnonzero(mine & (steps["step"] == step))
     if not len(rows):
