@@ -26,8 +26,8 @@ SAID = {
     "overhead": "overhead: launches and host",
 }
 CAPTION = (
-    "Mean time of a step of the scenario's own replicas, prompts included. Recomputed from the recorded steps through the latency model; attention "
-    "takes what is left of the recorded time, so the parts add up to it."
+    "Mean time of a step of the scenario's own replicas, prompts included. Recomputed from the recorded steps through "
+    "the latency model; attention takes what is left of the recorded time, so the parts add up to it."
 )
 
 
