@@ -236,7 +236,10 @@ def schedule(
         pending += rows[PENDING, row]
         context += rows[CONTEXT, row]
         pairs += (1 + rows[PENDING, row]) * rows[CONTEXT, row]
-    return state[DECODING], pending, context, pairs, state[CHUNKS], state[WAITING], state[FREE]
+    return (
+        int(state[DECODING]), int(pending), int(context), int(pairs), int(state[CHUNKS]), int(state[WAITING]),
+        int(state[FREE]),
+    )  # fmt: skip
 
 
 @compiled
@@ -270,7 +273,7 @@ def prefill(state: IntArray, step: IntArray, requests: IntArray) -> tuple[int, i
         context += stored
         pairs += chunk * stored + chunk * (chunk + 1) // 2
         ending += stored + chunk == requests[PROMPT, request] + requests[GENERATED, request]
-    return tokens, context, pairs, ending
+    return int(tokens), int(context), int(pairs), int(ending)
 
 
 @compiled
@@ -385,4 +388,5 @@ def conclude(
         if last:
             finished = _finish(b, finished, request, now)
     state[CHUNKS] = 0
-    return tokens, won, late, finished, noted, state[WAITING], state[TOTAL] - state[FREE]
+    used = state[TOTAL] - state[FREE]
+    return int(tokens), int(won), late, finished, noted, int(state[WAITING]), int(used)

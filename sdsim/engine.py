@@ -111,12 +111,14 @@ class Engine:
             self._woken.append(index)
         elif replica.rules.works_ahead and index not in self._woken:
             self._held[index].append(request)
+            self._schedulers[index].count(request)
             return
         replica.submit(request)
 
     def _hand_over(self, index: int) -> None:
         """Queue the requests that were held back."""
         for request in self._held[index]:
+            self._schedulers[index].count(request, -1)
             self._replicas[index].submit(request)
         self._held[index].clear()
 

@@ -102,10 +102,16 @@ class Scheduler:
 
     def add(self, request: int) -> None:
         """Queue a request that has arrived."""
-        if self.load == len(self.queue):
+        if self.load >= len(self.queue):
             self._widen_queue()
         self.load += 1
         batch.enqueue(self.state, self.queue, self.requests.numbers, request)
+
+    def count(self, request: int, times: int = 1) -> None:
+        """Let routers see a request that is queued later; *times* -1 takes that back."""
+        numbers = self.requests.numbers
+        self.load += times
+        self.state[batch.OUTSTANDING] += times * (numbers[batch.PROMPT, request] + numbers[batch.OUTPUT, request])
 
     def _widen_queue(self) -> None:
         wider = np.zeros(2 * len(self.queue), dtype=np.int64)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import os
+import random
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +72,50 @@ def check_plan(plan: Plan, seen: Observation) -> None:
     assert plan.prefill_budget is None or plan.prefill_budget >= 0, f"prefill budget {plan.prefill_budget}"
 
 
+CLOCKS = frozenset(
+    getattr(time, f"{clock}{suffix}")
+    for clock in ("time", "monotonic", "perf_counter", "process_time", "thread_time")
+    for suffix in ("", "_ns")
+)
+
+
+def _forbidden(function: Any) -> str | None:
+    """Return what is wrong with a policy that calls *function*, if anything."""
+    owner = getattr(function, "__self__", None)
+    if function in CLOCKS:
+        return f"reads the clock (time.{function.__name__})"
+    if isinstance(owner, type) and issubclass(owner, datetime.date) and function.__name__ in ("now", "today", "utcnow"):
+        return f"reads the clock ({owner.__name__}.{function.__name__})"
+    if function is os.urandom or owner is getattr(random.random, "__self__", None):
+        return f"draws from global randomness ({function.__name__}); give it a seeded generator of its own"
+    return None
+
+
+def _numpys_luck() -> tuple[bytes, int]:
+    """Return how far numpy's global generator has come; its calls cannot be watched."""
+    state: Any = np.random.get_state()
+    return state[1].tobytes(), state[2]
+
+
+@contextmanager
+def no_clock_no_luck() -> Iterator[None]:
+    """Raise AssertionError if what runs inside read a clock or global randomness: the same plans must come again."""
+    found: list[str] = []
+
+    def watch(frame: FrameType, event: str, called: Any) -> None:
+        if event == "c_call" and not found and (wrong := _forbidden(called)):
+            found.append(f"{wrong} at {frame.f_code.co_filename}:{frame.f_lineno}")
+
+    before, luck = sys.getprofile(), _numpys_luck()
+    sys.setprofile(watch)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+    assert not found, f"the policy {found[0]}"
+    assert _numpys_luck() == luck, "the policy draws from global randomness (numpy.random); seed a generator of its own"
+
+
 def _plans(policy: Policy, lengths: tuple[int, ...], deliver: Callable[[list[Outcome]], list[Outcome]]) -> list[Plan]:
     plans, waiting = [], []
     for seen in observations(lengths):
@@ -87,8 +138,9 @@ def _same(a: Plan, b: Plan) -> bool:
 def check_policy(make: Callable[[], Policy], budget_s: float | None = PLAN_BUDGET_S) -> None:
     """Assert that a policy keeps the contract of `sdsim.policy`; *make* returns a fresh one each time.
 
-    Legal plans only; the same plans from the same observations; late, lost and repeated outcomes and empty batches
-    survived; no writing into the observation (its arrays are read-only); `plan` within *budget_s* at 256 rows.
+    Legal plans only; the same plans from the same observations; no clock and no global randomness read; late, lost and
+    repeated outcomes and empty batches survived; no writing into the observation (its arrays are read-only); `plan`
+    within *budget_s* at 256 rows.
     """
     policy = make()
     assert isinstance(policy, Policy), f"{policy!r} has no plan and learn"
@@ -106,7 +158,9 @@ def check_policy(make: Callable[[], Policy], budget_s: float | None = PLAN_BUDGE
     def lost(waiting: list[Outcome]) -> list[Outcome]:
         return waiting[-1:] if len(waiting) % 3 == 0 else []
 
-    first, second = _plans(make(), lengths, at_once), _plans(make(), lengths, at_once)
+    with no_clock_no_luck():
+        first = _plans(make(), lengths, at_once)
+    second = _plans(make(), lengths, at_once)
     assert all(map(_same, first, second)), "two fresh policies planned differently on the same observations"
     for deliver in (late, twice, lost):
         _plans(make(), lengths, deliver)

@@ -7,22 +7,32 @@ Rule numbers in the comments are those of SEMANTICS.md.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import resources
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import yaml
 
-from sdsim.acceptance import make_acceptance, profile_rates
 from sdsim.policy import Observation, Outcome, Plan
 from sdsim.step import StepShape
 from sdsim.streams import coins
-from sdsim.workload import class_names, requests
+from sdsim.workload import requests
+from tests.naive_drafts import Drafts
 
-LONGEST = 16
-Price = Callable[[StepShape], float]
+
+class Price(Protocol):
+    """Prices the steps of one replica, one after another."""
+
+    works_ahead: bool
+
+    def seconds(self, shape: StepShape, /) -> float: ...
+
+    def rest(self) -> None: ...
+
+
+Pools = tuple[int, int]
+"""KV blocks with a drafter and without."""
 
 
 class Refused(Exception):
@@ -85,72 +95,20 @@ class Step:
     distinct_experts: float
 
 
-class Drafts:
-    """Which drafts there are and which the target accepts (rule 6)."""
-
-    def __init__(self, scenario: Any, available: float) -> None:
-        self.seed = scenario.seed
-        self.spec = scenario.acceptance
-        self.available = available
-        self.classes = class_names(scenario.workload)
-        self.coins: dict[tuple[str, int], list[float]] = {}
-        self.own_rates: dict[int, float] = {}
-        if self.spec is not None and self.spec.kind == "profile":
-            lengths = yaml.safe_load(resources.files("sdsim").joinpath("data/acceptance.yaml").read_text())
-            self.profile = profile_rates(lengths[self.spec.name]).tolist()
-
-    def coin(self, name: str, request: Request, position: int) -> float:
-        """Return one coin; those of a request are tossed together and remembered."""
-        key = name, request.id
-        if key not in self.coins:
-            places = np.arange(request.output + LONGEST + 1)
-            self.coins[key] = coins(self.seed, name, request.id, places).tolist()
-        return self.coins[key][position]
-
-    def rate(self, request: Request, draft: int, pending: int) -> float:
-        """Return q of the *draft*-th draft (from 1) of a chain of *pending*."""
-        if self.spec.kind == "iid":
-            return self.spec.rate
-        if self.spec.kind == "positions":
-            before = 1.0 if draft == 1 else self.spec.rates[draft - 2]
-            return self.spec.rates[draft - 1] / before if before > 0 else 0.0
-        if self.spec.kind == "profile":
-            return self.profile[pending - 1][draft - 1]
-        assert self.spec.kind == "mixture"
-        if request.id not in self.own_rates:
-            law = make_acceptance(self.spec, self.seed, self.classes)
-            found = law.request_rates(np.array([request.id]), np.array([request.request_class]))
-            self.own_rates[request.id] = float(found[0])
-        return self.own_rates[request.id]
-
-    def accepted(self, request: Request, verify: int) -> int:
-        """Return how many of the first *verify* pending drafts are accepted."""
-        for j in range(1, verify + 1):
-            position = request.pending[j - 1]
-            if not self.coin("acceptance", request, position) < self.rate(request, j, len(request.pending)):
-                return j - 1
-        return verify
-
-    def drafted(self, request: Request, length: int) -> list[int]:
-        """Return the positions that *request* has drafts for after a step that drafted *length*."""
-        generated = len(request.emitted)
-        if self.available < 1 and not self.coin("draft-available", request, generated) < self.available:
-            return []
-        return [generated + j for j in range(length)]
-
-
 class Replica:
     """One replica: a queue, running requests in order of admission, and a pool of blocks."""
 
-    def __init__(
-        self, index: int, scenario: Any, system: Any, policy: Any, pools: tuple[int, int], price: Price
-    ) -> None:
+    def __init__(self, index: int, scenario: Any, system: Any, policy: Any, pools: Pools, price: Price) -> None:
         self.index, self.scenario, self.system, self.policy, self.price = index, scenario, system, policy, price
         self.with_drafter, self.without_drafter = pools
-        self.loaded = bool(getattr(policy, "loads_drafter", True))
+        self.loads_drafter = self.loaded = bool(getattr(policy, "loads_drafter", True))
         self.lengths = tuple(sorted({0, *policy.lengths})) if self.loaded else (0,)
         self.drafts = Drafts(scenario, system.draft.available if system.draft else 1.0)
         self.waiting: list[Request] = []
+        self.held: list[Request] = []
+        """Those that came while a host that works ahead had chosen the next step already."""
+        self.rules: Counter[str] = Counter()
+        """How often each rule had something to say."""
         self.running: list[Request] = []
         self.step: Step | None = None
         self.steps = 0
@@ -182,10 +140,12 @@ class Replica:
         request.preemptions += 1
         self.waiting.insert(0, request)
         self.evicted = True
+        self.rules["3.4 evicts"] += 1
 
     def blocks_for_rows(self) -> None:
         """Rule 3.1, and the shrunk pool of section 4."""
         while self.free < 0:
+            self.rules["4 pool overdrawn"] += 1
             self.evict(self.running[-1])
         for row in [r for r in self.running if r.decoding]:
             while row in self.running:
@@ -194,7 +154,9 @@ class Replica:
                     break
                 if lacks <= self.free:
                     row.blocks += lacks
+                    self.rules["3.1 row takes blocks"] += 1
                     break
+                self.rules["3.1 row evicts " + ("itself" if row is self.running[-1] else "the newest")] += 1
                 self.evict(self.running[-1])
 
     def choose(self) -> tuple[list[Request], list[Chunk]]:
@@ -208,15 +170,18 @@ class Replica:
                 break
             budget -= 1 + len(row.pending)
             rows.append(row)
-        self.left_out += sum(r.decoding for r in self.running) - len(rows)
+        self.rules["3.2 row sits out"] += sum(r.decoding for r in self.running) - len(rows)
         chunks: list[Chunk] = []
         for request in [r for r in self.running if not r.decoding]:  # rule 3.3
             assert request is self.running[-1], "the half-way request is the newest"
             tokens = request.uncomputed()[:budget]
             if not tokens:
+                self.rules["3.3 no budget for the half-way request"] += 1
                 continue
+            self.rules["3.3 half-way request goes on"] += 1
             lacks = self.needed(len(request.stored) + len(tokens) + self.lookahead) - request.blocks
             if lacks > self.free:
+                self.rules["3.3 half-way request evicted"] += 1
                 self.evict(request)
                 continue
             request.blocks += max(lacks, 0)
@@ -229,12 +194,17 @@ class Replica:
             tokens = request.uncomputed()[:budget]
             blocks = self.needed(len(tokens) + self.lookahead)
             if blocks > self.free:
+                self.rules["3.5 blocks lack"] += 1
                 break
+            self.rules["3.5 admits" + (" again" if request.emitted else "")] += 1
+            self.rules["3.5 admits in part"] += len(tokens) < len(request.uncomputed())
             self.waiting.pop(0)
             self.running.append(request)
             request.blocks = blocks
             budget -= len(tokens)
             chunks.append(Chunk(request, tokens, admitted=True))
+        self.rules["3.5 eviction bars admission"] += self.evicted and bool(self.waiting)
+        self.rules["3.5 rows are full"] += len(self.running) == self.scenario.replica.max_num_seqs
         return rows, chunks
 
     def cut(self, chunks: list[Chunk], allowed: int) -> list[Chunk]:
@@ -242,8 +212,10 @@ class Replica:
         for chunk in reversed(chunks):
             while chunk.tokens and sum(len(c.tokens) for c in chunks) > allowed:
                 chunk.tokens.pop()
+        self.rules["4 half-way request cut to none"] += any(not c.admitted and not c.tokens for c in chunks)
         for chunk in reversed(chunks):
             if chunk.admitted and not chunk.tokens:
+                self.rules["4 admission undone"] += 1
                 self.running.remove(chunk.request)
                 chunk.request.blocks = 0
                 self.waiting.insert(0, chunk.request)
@@ -255,19 +227,25 @@ class Replica:
         def column(of: Callable[[Request], int]) -> Any:
             return np.array([of(r) for r in rows], dtype=np.int64)
 
+        needs, slo, slack, confidence = getattr(self.policy, "needs", ()), self.scenario.slo, None, None
+        pending = [r.pending for r in rows]
+        if "slo_slack" in needs and slo is not None and slo.tpot is not None:
+            slack = np.array([r.first_token_s + slo.tpot * len(r.emitted) - now for r in rows])
+        if "confidence" in needs and self.loads_drafter:
+            confidence = np.array(self.drafts.confidences(rows)).reshape(len(rows), max(map(len, pending), default=0))
         return Observation(
             step=self.steps,
             now=now,
             request_ids=column(lambda r: r.id),
             context_lengths=column(lambda r: len(r.stored)),
             generated=column(lambda r: len(r.emitted)),
-            slo_slack=None,
+            slo_slack=slack,
             prefill_tokens=sum(len(c.tokens) for c in chunks),
             waiting=len(self.waiting),
             kv_free=self.free,
             draft_lengths=self.lengths,
             pending=column(lambda r: len(r.pending)),
-            confidence=None,
+            confidence=confidence,
             prefill_requests=len(chunks),
         )
 
@@ -276,20 +254,25 @@ class Replica:
         assert self.step is None
         rows, chunks = self.choose()
         if not rows and not chunks:
+            self.price.rest()
             return
         plan = self.policy.plan(self.observe(now, rows, chunks))
         if plan.prefill_budget is not None and rows:
+            self.rules["4 prompts cut"] += sum(len(c.tokens) for c in chunks) > plan.prefill_budget
             chunks = self.cut(chunks, plan.prefill_budget)
         if plan.verify_lengths is None:
             verify = [len(r.pending) for r in rows]
         else:
             verify = [int(v) for v in plan.verify_lengths]
         assert all(0 <= v <= len(r.pending) for v, r in zip(verify, rows, strict=True))
+        self.rules["4 verifies fewer"] += sum(v < len(r.pending) for v, r in zip(verify, rows, strict=True))
         catch_up = 0
         if plan.drafter == "dropped":
+            self.rules["4 drafter dropped"] += self.loaded
             self.loaded = False
         elif not self.loaded:
             self.loaded = True
+            self.rules["4 drafter loaded again"] += 1
             catch_up = sum(len(r.stored) for r in self.running)
         verify_tokens = sum(1 + v for v in verify)
         prefill_tokens = sum(len(c.tokens) for c in chunks)
@@ -311,9 +294,19 @@ class Replica:
             catch_up_tokens=catch_up,
             distinct_experts=experts,
         )
-        seconds = self.price(shape)
+        seconds = self.price.seconds(shape)
         self.step = Step(self.steps, now, seconds, plan, rows, verify, chunks, experts)
         self.steps += 1
+
+    def hand_over(self, now: float) -> None:
+        """Queue what came while the step that begins now had been chosen already (section 2)."""
+        if self.held:
+            self.rules["2 queued after the choice"] += 1
+            self.waiting += self.held
+            self.held = []
+            if self.step is None:
+                self.rules["2 chosen from what came late"] += 1
+                self.begin(now)
 
     @property
     def end_s(self) -> float:
@@ -343,6 +336,9 @@ class Replica:
         for row, verify in zip(step.rows, step.verify, strict=True):  # rule 7.1
             accepted.append(self.drafts.accepted(row, verify))
             row.verify_steps += 1
+            self.rules["6 rejects"] += accepted[-1] < verify
+            self.rules["6 accepts all"] += accepted[-1] == verify > 0
+            self.rules["6 accepts beyond the end"] += len(row.emitted) + accepted[-1] + 1 > row.output
             for _ in range(accepted[-1] + 1):
                 if len(row.emitted) < row.output:
                     row.stored.append(row.emitted[-1])  # the last token was an input of this step
@@ -355,16 +351,19 @@ class Replica:
         for chunk in step.chunks:  # rule 7.3
             chunk.request.stored += chunk.tokens
             if not chunk.request.uncomputed():
+                self.rules["7.3 prompt ends" + (" again" if chunk.request.emitted else "")] += 1
                 self.emit(chunk.request, now)
                 emitted += 1
                 first_tokens += 1
                 chunk.request.decoding = True
                 if self.finish_if_done(chunk.request, now):
+                    self.rules["7.3 finishes at its prompt's end"] += 1
                     finished.append(chunk.request)
         for request in self.running:  # rule 7.4
             in_step = request in step.rows or any(c.request is request for c in step.chunks)
             if request.decoding and in_step:
                 request.pending = self.drafts.drafted(request, step.plan.draft_length)
+                self.rules["6 no draft found"] += len(request.pending) < step.plan.draft_length
         if step.rows:  # rule 7.5
             outcome = Outcome(
                 step=step.number,
@@ -409,14 +408,14 @@ class Router:
             u0, u1 = coins(self.seed, "router", request.id, np.array([0, 1])).tolist()
             a, b = int(u0 * len(replicas)), int(u1 * (len(replicas) - 1))
             pair = sorted((a, b + (b >= a)))
-            return min((replicas[i] for i in pair), key=lambda r: len(r.waiting + r.running))
+            return min((replicas[i] for i in pair), key=lambda r: len(r.waiting + r.held + r.running))
         if self.kind == "round_robin":
             self.turn += 1
             return replicas[(self.turn - 1) % len(replicas)]
         return min(replicas, key=self.load)
 
     def load(self, replica: Replica) -> int:
-        here = replica.waiting + replica.running
+        here = replica.waiting + replica.held + replica.running
         if self.kind == "least_loaded":
             return len(here)
         if self.kind == "power_of_two":
@@ -432,15 +431,17 @@ class Record:
     requests: list[Request]
     steps: list[dict[str, float]]
     evictions: int
-    left_out: int
-    """Rows that a step's token budget left out, summed over steps."""
+    rules: Counter[str]
+    """How often each rule had something to say, by its number in SEMANTICS.md."""
     tied: bool
     """Whether an arrival and the end of a step, or two arrivals, were so near that rounding may turn them round."""
 
 
-def run(scenario: Any, system: Any, make_policy: Callable[[], Any], pools: tuple[int, int], price: Price) -> Record:
-    """Return what happens in *scenario*; *pools* are the blocks with a drafter and without, one policy a replica."""
-    replicas = [Replica(i, scenario, system, make_policy(), pools, price) for i in range(scenario.replicas)]
+def run(
+    scenario: Any, system: Any, make_policy: Callable[[], Any], pools: Pools, make_price: Callable[[], Price]
+) -> Record:
+    """Return what happens in *scenario*, each replica with a policy and a price of its own."""
+    replicas = [Replica(i, scenario, system, make_policy(), pools, make_price()) for i in range(scenario.replicas)]
     router = Router(scenario.router.kind, scenario.seed)
     until = math.inf if scenario.until is None else scenario.until
     coming = drawn(scenario)
@@ -460,6 +461,7 @@ def run(scenario: Any, system: Any, make_policy: Callable[[], Any], pools: tuple
             if replica.end_s == now:
                 done += len(replica.end())
                 replica.begin(now)
+                replica.hand_over(now)
         for _ in range(done):
             if released:
                 request = released.pop(0)
@@ -469,13 +471,15 @@ def run(scenario: Any, system: Any, make_policy: Callable[[], Any], pools: tuple
             request = coming.pop(0)
             replica = router.choose(replicas, request)
             request.replica = replica.index
-            replica.waiting.append(request)
+            working = replica.step is not None and replica.price.works_ahead
+            (replica.held if working else replica.waiting).append(request)
             arrived.append(request)
         for replica in replicas:
             if replica.step is None and replica.waiting + replica.running:
                 replica.begin(now)
     steps = [record for replica in replicas for record in replica.records]
-    return Record(arrived, steps, sum(r.preemptions for r in arrived), sum(r.left_out for r in replicas), tied)
+    rules = sum((r.rules for r in replicas), Counter[str]())
+    return Record(arrived, steps, sum(r.preemptions for r in arrived), rules, tied)
 
 
 def close(one: float, other: float) -> bool:
