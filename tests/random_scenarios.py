@@ -24,7 +24,7 @@ ACCEPTANCE = (
     {"kind": "iid", "rate": 1.0},
     {"kind": "positions", "rates": [0.9, 0.7, 0.6, 0.5, 0.4, 0.4, 0.3, 0.2]},
     {"kind": "positions", "rates": [0.8, 0.6, 0.5, 0.3, 0.2, 0.1, 0.1, 0.1], "auc": 0.7},
-    {"kind": "profile", "name": "glm-5.2-mtp"},
+    {"kind": "profile", "name": "minimax-m3-eagle3-no-thinking"},
     {"kind": "drift", "rates": [0.9, 0.2, 0.6], "every": 3},
     {"kind": "mixture", "classes": {"a": {"rate": 0.9}, "b": {"rate": 0.4, "spread": 0.1, "weight": 2}}},
     {"kind": "mixture", "classes": {"a": {"rate": 0.8, "spread": 0.1}, "b": {"rate": 0.3}}, "auc": 0.7},

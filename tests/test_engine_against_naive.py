@@ -68,7 +68,7 @@ def test_ngram_finds_drafts_only_sometimes(length):
 @pytest.mark.parametrize("policy", CUSTOM)
 @pytest.mark.parametrize("lag", [0, 3])
 def test_custom_policies(policy, lag):
-    profile = {"kind": "profile", "name": "glm-5.2-mtp"}
+    profile = {"kind": "profile", "name": "minimax-m3-eagle3-no-thinking"}
     for replica in ({"max_num_seqs": 16, "max_num_batched_tokens": 300}, NARROW):
         agree(hard(policy=policy, feedback_lag=lag, replica=replica, acceptance=profile), (40, 60))
 
