@@ -25,33 +25,6 @@ def service_time():
     return float(alone.requests["finish_s"][0] - alone.requests["arrival_s"][0])
 
 
-@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
-def test_batch_one_is_m_d_1(load):
-    """Poisson arrivals, one request at a time, equal lengths: W = load D / (2 (1 - load)) (Pollaczek-Khinchine)."""
-    service = service_time()
-    result = one_at_a_time(load / service, 20_000)
-    waits = result.summary["e2e_s"]["mean"] - service
-    expected = load * service / (2 * (1 - load))
-    e2e = result.requests["finish_s"] - result.requests["arrival_s"]
-    batches = e2e.reshape(20, -1).mean(axis=1)
-    half = 2.09 * batches.std(ddof=1) / np.sqrt(20) * 1.5
-    assert waits == pytest.approx(expected, abs=half)
-
-
-def test_littles_law():
-    """Mean requests in the system = throughput x mean time there, measured on independent records."""
-    service = service_time()
-    result = one_at_a_time(0.7 / service, 5_000)
-    arrivals, finishes = np.sort(result.requests["arrival_s"]), np.sort(result.requests["finish_s"])
-    events = np.concatenate([arrivals, finishes])
-    steps = np.concatenate([np.ones(len(arrivals)), -np.ones(len(finishes))])
-    order = np.argsort(events, kind="stable")
-    times, present = events[order], np.cumsum(steps[order])
-    mean_present = (present[:-1] * np.diff(times)).sum() / (times[-1] - times[0])
-    rate = len(arrivals) / (times[-1] - times[0])
-    assert mean_present == pytest.approx(rate * result.summary["e2e_s"]["mean"], rel=1e-9)
-
-
 def test_busy_fraction_is_the_offered_load():
     service = service_time()
     result = one_at_a_time(0.5 / service, 10_000)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations, permutations, product
+from math import comb
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdsim.experts import Correlated, NoExperts, Skewed, make_routing
+from sdsim.experts import Correlated, NoExperts, Skewed, make_routing, other_ranks_reached
 
 SHAPES = [(128, 8), (64, 8), (8, 2), (256, 8), (64, 6)]
 
@@ -65,3 +68,52 @@ def test_dense_models_and_full_activation():
     assert isinstance(make_routing(0, 0), NoExperts)
     assert make_routing(0, 0).distinct([1, 2]) == 0
     assert make_routing(8, 8).distinct([1]) == 8
+
+
+def chosen_sets(weights, k):
+    """Return every set of *k* experts, and its chance when they are drawn in proportion to *weights*, none twice."""
+    found = {}
+    for order in permutations(range(len(weights)), k):
+        chance, left = 1.0, sum(weights)
+        for expert in order:
+            chance, left = chance * weights[expert] / left, left - weights[expert]
+        found[frozenset(order)] = found.get(frozenset(order), 0.0) + chance
+    return found
+
+
+def mean_union(sets, tokens):
+    """Return the mean number of experts that *tokens* tokens choose together, every outcome counted."""
+    return sum(
+        float(np.prod([sets[one] for one in chosen])) * len(frozenset().union(*chosen))
+        for chosen in product(sets, repeat=tokens)
+    )
+
+
+@pytest.mark.parametrize(("experts", "k", "tokens"), [(5, 2, 1), (5, 2, 3), (6, 3, 2), (4, 1, 4), (6, 2, 3)])
+def test_uniform_against_every_outcome_and_inclusion_exclusion(experts, k, tokens):
+    """The chance that exactly m experts are touched is a sum over the subsets that are missed."""
+    law = make_routing(experts, k)
+    chances = {
+        m: comb(experts, m)
+        * sum((-1) ** (m - j) * comb(m, j) * (comb(j, k) / comb(experts, k)) ** tokens for j in range(k, m + 1))
+        for m in range(k, experts + 1)
+    }
+    assert sum(chances.values()) == pytest.approx(1)
+    found = law.distinct_uniform_rows(1, tokens)
+    assert found == pytest.approx(sum(m * chance for m, chance in chances.items()))
+    assert found == pytest.approx(mean_union(chosen_sets([1.0] * experts, k), tokens))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.2])
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+def test_skewed_is_near_every_outcome(alpha, tokens):
+    """Its independent choices stand for draws without replacement: within 4% even of six experts."""
+    exact = mean_union(chosen_sets([(r + 1.0) ** -alpha for r in range(6)], 2), tokens)
+    assert Skewed(6, 2, alpha).distinct_uniform_rows(1, tokens) == pytest.approx(exact, rel=0.04)
+
+
+@pytest.mark.parametrize(("experts", "k", "ranks"), [(8, 2, 2), (8, 3, 4), (6, 2, 3), (8, 8, 4)])
+def test_ranks_reached_against_every_choice(experts, k, ranks):
+    each = experts // ranks
+    reached = [len({expert // each for expert in chosen} - {0}) for chosen in combinations(range(experts), k)]
+    assert other_ranks_reached(experts, k, ranks) == pytest.approx(np.mean(reached))
