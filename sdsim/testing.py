@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import random
 import sys
@@ -106,12 +107,15 @@ def no_clock_no_luck() -> Iterator[None]:
         if event == "c_call" and not found and (wrong := _forbidden(called)):
             found.append(f"{wrong} at {frame.f_code.co_filename}:{frame.f_lineno}")
 
-    before, luck = sys.getprofile(), _numpys_luck()
+    before, luck, collects = sys.getprofile(), _numpys_luck(), gc.isenabled()
+    gc.disable()  # what others hook into a collection is not the policy's doing
     sys.setprofile(watch)
     try:
         yield
     finally:
         sys.setprofile(before)
+        if collects:
+            gc.enable()
     assert not found, f"the policy {found[0]}"
     assert _numpys_luck() == luck, "the policy draws from global randomness (numpy.random); seed a generator of its own"
 

@@ -85,7 +85,7 @@ class Price:
 def run_engine(scenario: Scenario, pools: naive.Pools, bare: bool = False) -> tuple[Any, Spies]:
     spies = Spies(bare)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdsim.simulation.kv_blocks", lambda target, draft, *_: pools[draft is None])
+        patch.setattr("sdsim.pools.kv_blocks", lambda target, draft, *_: pools[draft is None])
         patch.setattr("sdsim.simulation.make_policy", spies)
         return simulate(scenario), spies
 

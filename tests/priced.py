@@ -29,5 +29,5 @@ def simulate_priced(scenario: Scenario, seconds: Callable[[StepShape], float], p
     system: Any = replace(make_system(scenario), latency=lambda longest: Priced(seconds))
     if pools is None:
         return simulate(scenario, system=system)
-    with patch("sdsim.simulation.kv_blocks", lambda target, draft, *_: pools[draft is None]):
+    with patch("sdsim.pools.kv_blocks", lambda target, draft, *_: pools[draft is None]):
         return simulate(scenario, system=system)

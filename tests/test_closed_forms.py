@@ -96,7 +96,7 @@ def test_m_m_c():
 
 
 def birth_death(rate, mean, rows, seconds, most=2000):
-    """Return the chance of each number of requests: a batch of n, at most *rows*, ends n / mean / seconds(n) of them/s."""
+    """Return the chance of each number of requests: n of them, at most *rows*, end at n / mean / seconds(n)."""
     n = np.minimum(np.arange(1, most), rows)
     weights = np.concatenate([[1.0], np.cumprod(rate * mean * seconds(n) / n)])
     return weights / weights.sum()
