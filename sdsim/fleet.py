@@ -108,6 +108,8 @@ class Fleet(Engine):
         scaled = range(plan.autoscale.most if plan.autoscale else 0)
         self._state = [OFF if i in scaled and i >= first else UP for i in range(count)]
         self._paid_since = [0.0 if state == UP else math.nan for state in self._state]
+        self._paid: list[tuple[int, float, float]] = []
+        """Replicas that were switched on, and off again: when, s."""
         self._gpu_s = 0.0
         self._events: list[tuple[float, int, Action]] = []
         self._set = 0
@@ -239,7 +241,7 @@ class Fleet(Engine):
     def _become(self, index: int, state: str, now: float) -> None:
         """Change a replica's state; GPUs cost from the start-up on until they are switched off."""
         if state == OFF:
-            self._gpu_s += len(self._plan.members[index].gpus) * (now - self._paid_since[index])
+            self._paid.append((index, self._paid_since[index], now))
             self._paid_since[index] = math.nan
         elif math.isnan(self._paid_since[index]):
             self._paid_since[index] = now
@@ -309,9 +311,9 @@ class Fleet(Engine):
         for request, output in self._outputs.items():
             self._requests.numbers[OUTPUT, request] = output
         self._recorder.finished([*self._limbo, *sorted(self._travelling)])
-        for index, since in enumerate(self._paid_since):
-            if not math.isnan(since):
-                self._gpu_s += len(self._plan.members[index].gpus) * max(now - since, 0.0)
+        on = [(index, since, now) for index, since in enumerate(self._paid_since) if not math.isnan(since)]
+        for index, since, until in self._paid + on:  # a replica may be switched off after the last request has finished
+            self._gpu_s += len(self._plan.members[index].gpus) * max(min(until, now) - since, 0.0)
 
     def summary(self) -> dict[str, Any]:
         """Return what the fleet did: GPU time paid for, s, tokens not computed again, KV sent, requests lost."""

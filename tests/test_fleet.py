@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, HealthCheck, given, settings
+from hypothesis import example, strategies as st
 
 from sdsim.errors import ScenarioError, TraceError
 from sdsim.gpus import load_gpu
@@ -90,6 +90,19 @@ def fleets(draw):
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@example(  # a replica is switched off after the last request has finished
+    keys={
+        "replicas": 2,
+        "seed": 0,
+        "replica": {"max_num_seqs": 5, "max_num_batched_tokens": 16},
+        "pools": [{"role": "prefill", "gpus": "1 x h200"}],
+        "failures": [{"replica": 0, "at": 1.0, "for": 1.0}],
+        "autoscale": {"min": 1, "load": 1, "every": "300ms", "start": "200ms"},
+        "workload": {"kind": "poisson", "rate": 40, "limit": 40, "lengths": {"prompt": 400, "output": 40}},
+        "until": None,
+    },
+    blocks=150,
+)
 @given(keys=fleets(), blocks=st.integers(150, 400))
 def test_random_fleets_conserve(keys, blocks):
     result, _ = run(blocks, **keys)
