@@ -38,8 +38,11 @@ verified and accepted. Requests that finished."""
 NONE = -1
 
 
-class Batch(NamedTuple):
-    """What a replica runs and what waits there. The run's replicas share `requests`, `times` and `depths`."""
+class Planned(NamedTuple):
+    """What a replica runs and what waits there, for its next step. The run's replicas share `requests`, `times`.
+
+    Each array that a compiled function is given costs time in every step: it gets those that it reads or writes.
+    """
 
     state: IntArray
     """(STATE_FIELDS,) single numbers."""
@@ -49,12 +52,22 @@ class Batch(NamedTuple):
     """Waiting requests, a ring."""
     step: IntArray
     """(STEP_FIELDS, most rows) the step in the making."""
-    gaps: FloatArray
-    """(2 x most rows,) gaps that ended with the step, of requests that had sat out steps, s."""
     requests: IntArray
     """(REQUEST_FIELDS, requests) every request of the run."""
     times: FloatArray
     """(TIME_FIELDS, requests) their times, s."""
+
+
+class Ended(NamedTuple):
+    """What a replica ran, to end the step; as `Planned`, without those that wait."""
+
+    state: IntArray
+    rows: IntArray
+    step: IntArray
+    gaps: FloatArray
+    """(2 x most rows,) gaps that ended with the step, of requests that had sat out steps, s."""
+    requests: IntArray
+    times: FloatArray
     depths: Depths
     """(planes, a power of two) drafts that a chain from each output position would have accepted, a ring."""
 
@@ -73,22 +86,22 @@ def _copy(source: IntArray, i: int, target: IntArray, j: int) -> None:
 
 
 @compiled
-def _put_first(b: Batch, request: int) -> None:
+def _put_first(state: IntArray, queue: IntArray, request: int) -> None:
     """Queue a request before all others."""
-    b.state[HEAD] = (b.state[HEAD] - 1) % len(b.queue)
-    b.queue[b.state[HEAD]] = request
-    b.state[WAITING] += 1
+    state[HEAD] = (state[HEAD] - 1) % len(queue)
+    queue[state[HEAD]] = request
+    state[WAITING] += 1
 
 
 @compiled
-def _give_back(b: Batch, request: int) -> None:
+def _give_back(state: IntArray, requests: IntArray, request: int) -> None:
     """Return a request's blocks to the pool."""
-    b.state[FREE] += b.requests[BLOCKS, request]
-    b.requests[BLOCKS, request] = 0
+    state[FREE] += requests[BLOCKS, request]
+    requests[BLOCKS, request] = 0
 
 
 @compiled
-def _be_late(b: Batch, request: int, now: float) -> None:
+def _be_late(b: Planned, request: int, now: float) -> None:
     """Note that a request sits out the step that begins now."""
     if math.isnan(b.times[LATE_SINCE, request]):
         b.times[LATE_SINCE, request] = now
@@ -96,7 +109,7 @@ def _be_late(b: Batch, request: int, now: float) -> None:
 
 
 @compiled
-def _be_back(b: Batch, request: int, now: float) -> float:
+def _be_back(b: Ended, request: int, now: float) -> float:
     """Return the gap since a late request emitted last, NaN if it was not late."""
     gap: float = now - b.times[LATE_SINCE, request]
     if not math.isnan(gap):
@@ -106,7 +119,7 @@ def _be_back(b: Batch, request: int, now: float) -> float:
 
 
 @compiled
-def _evict(b: Batch, now: float) -> None:
+def _evict(b: Planned, now: float) -> None:
     """Evict the newest running request (rule 3.4)."""
     request = b.state[HALF]
     if request != NONE:
@@ -120,13 +133,13 @@ def _evict(b: Batch, now: float) -> None:
     b.state[EVICTED] += 1
     b.requests[PREEMPTIONS, request] += 1
     b.requests[CONTEXT, request] = b.requests[PENDING, request] = 0
-    _give_back(b, request)
+    _give_back(b.state, b.requests, request)
     _be_late(b, request, now)
-    _put_first(b, request)
+    _put_first(b.state, b.queue, request)
 
 
 @compiled
-def _reserve(b: Batch, now: float) -> None:
+def _reserve(b: Planned, now: float) -> None:
     """Give each row the blocks for its next token and the lookahead (rule 3.1)."""
     while b.state[FREE] < 0:
         _evict(b, now)
@@ -144,7 +157,7 @@ def _reserve(b: Batch, now: float) -> None:
 
 
 @compiled
-def _choose_rows(b: Batch, now: float) -> int:
+def _choose_rows(b: Planned, now: float) -> int:
     """Choose the step's rows (rule 3.2); return the tokens left for prompts."""
     budget, row = b.state[BUDGET], 0
     while row < b.state[ROWS] and b.rows[PENDING, row] < budget:
@@ -157,7 +170,7 @@ def _choose_rows(b: Batch, now: float) -> int:
 
 
 @compiled
-def _add_chunk(b: Batch, request: int, budget: int) -> int:
+def _add_chunk(b: Planned, request: int, budget: int) -> int:
     """Add a request's next chunk to the step (rules 3.3 and 3.5); return its tokens, or NONE where blocks lack."""
     stored = b.requests[CONTEXT, request]
     chunk = min(b.requests[PROMPT, request] + b.requests[GENERATED, request] - stored, budget)
@@ -174,7 +187,7 @@ def _add_chunk(b: Batch, request: int, budget: int) -> int:
 
 
 @compiled
-def _admit(b: Batch, budget: int) -> None:
+def _admit(b: Planned, budget: int) -> None:
     """Admit waiting requests in order while rows, tokens and blocks last (rule 3.5)."""
     places = b.state[MAX_ROWS] - b.state[ROWS] - b.state[CHUNKS]
     while b.state[WAITING] > 0 and places > 0 and budget > 0:
@@ -211,15 +224,14 @@ def overtake(state: IntArray, queue: IntArray, requests: IntArray, priorities: I
 
 @compiled
 def schedule(
-    state: IntArray, rows: IntArray, queue: IntArray, step: IntArray, gaps: FloatArray, requests: IntArray,
-    times: FloatArray, depths: Depths, now: float,
+    state: IntArray, rows: IntArray, queue: IntArray, step: IntArray, requests: IntArray, times: FloatArray, now: float
 ) -> tuple[int, int, int, int, int, int, int]:  # fmt: skip
     """Choose the step that begins at time *now* (section 3).
 
     Return its rows; over them the pending drafts, stored tokens, and query-key pairs if all are verified; chunks;
     requests that wait; blocks free.
     """
-    b = Batch(state, rows, queue, step, gaps, requests, times, depths)
+    b = Planned(state, rows, queue, step, requests, times)
     state[EVICTED] = state[CHUNKS] = 0
     _reserve(b, now)
     budget = _choose_rows(b, now)
@@ -243,12 +255,8 @@ def schedule(
 
 
 @compiled
-def trim(
-    state: IntArray, rows: IntArray, queue: IntArray, step: IntArray, gaps: FloatArray, requests: IntArray,
-    times: FloatArray, depths: Depths, budget: int,
-) -> int:  # fmt: skip
+def trim(state: IntArray, queue: IntArray, step: IntArray, requests: IntArray, budget: int) -> int:
     """Cut the chunks to *budget* tokens in all, the newest first (section 4); return how many are left."""
-    b = Batch(state, rows, queue, step, gaps, requests, times, depths)
     excess = step[CHUNK, : state[CHUNKS]].sum() - budget
     while excess > 0:
         newest = state[CHUNKS] - 1
@@ -258,8 +266,8 @@ def trim(
         if step[CHUNK, newest] == 0:
             state[CHUNKS] = newest
             if step[CHUNK_OF, newest] != state[HALF]:
-                _give_back(b, step[CHUNK_OF, newest])
-                _put_first(b, step[CHUNK_OF, newest])
+                _give_back(state, requests, step[CHUNK_OF, newest])
+                _put_first(state, queue, step[CHUNK_OF, newest])
     return int(state[CHUNKS])
 
 
@@ -277,7 +285,7 @@ def prefill(state: IntArray, step: IntArray, requests: IntArray) -> tuple[int, i
 
 
 @compiled
-def _accepted(b: Batch, row: int, verified: int) -> int:
+def _accepted(b: Ended, row: int, verified: int) -> int:
     """Return how many of the *verified* drafts of a row are accepted (section 6)."""
     if verified == 0:
         return 0
@@ -287,7 +295,7 @@ def _accepted(b: Batch, row: int, verified: int) -> int:
 
 
 @compiled
-def _drafted(b: Batch, row: int, length: int) -> int:
+def _drafted(b: Ended, row: int, length: int) -> int:
     """Return the drafts that a row gets when asked for *length* (section 6)."""
     if length == 0 or b.state[PARTIAL] == 0:
         return length
@@ -296,9 +304,9 @@ def _drafted(b: Batch, row: int, length: int) -> int:
 
 
 @compiled
-def _finish(b: Batch, finished: int, request: int, now: float) -> int:
+def _finish(b: Ended, finished: int, request: int, now: float) -> int:
     """Free a request that has emitted all; return how many *finished* with it."""
-    _give_back(b, request)
+    _give_back(b.state, b.requests, request)
     b.requests[REPLICA, request] = b.state[INDEX]
     b.times[FINISH, request] = now
     b.step[DONE, finished] = request
@@ -306,7 +314,7 @@ def _finish(b: Batch, finished: int, request: int, now: float) -> int:
 
 
 @compiled
-def _emit(b: Batch, now: float, length: int, limited: bool) -> tuple[int, int, int, int]:
+def _emit(b: Ended, now: float, length: int, limited: bool) -> tuple[int, int, int, int]:
     """End the step of its rows (rules 7.1, 7.2 and 7.4); return tokens, drafts accepted, requests finished, late ones.
 
     *limited*: the rows verify as many drafts as `step` says, instead of all. Each drafts *length*.
@@ -343,7 +351,7 @@ def _emit(b: Batch, now: float, length: int, limited: bool) -> tuple[int, int, i
 
 
 @compiled
-def _end_prompt(b: Batch, request: int, now: float, length: int) -> bool:
+def _end_prompt(b: Ended, request: int, now: float, length: int) -> bool:
     """Emit the token after a prompt and make a row of the request (rule 7.3); return whether that was its last."""
     b.requests[GENERATED, request] += 1
     b.state[OUTSTANDING] -= 1
@@ -360,15 +368,15 @@ def _end_prompt(b: Batch, request: int, now: float, length: int) -> bool:
 
 @compiled
 def conclude(
-    state: IntArray, rows: IntArray, queue: IntArray, step: IntArray, gaps: FloatArray, requests: IntArray,
-    times: FloatArray, depths: Depths, now: float, length: int, limited: bool,
+    state: IntArray, rows: IntArray, step: IntArray, gaps: FloatArray, requests: IntArray, times: FloatArray,
+    depths: Depths, now: float, length: int, limited: bool,
 ) -> tuple[int, int, int, int, int, int, int]:  # fmt: skip
     """End the step at time *now* (section 7); see `_emit` for *length* and *limited*.
 
     Return, of the rows, tokens emitted, drafts accepted, and how many were late; requests finished; gaps noted;
     requests that wait; blocks in use.
     """
-    b = Batch(state, rows, queue, step, gaps, requests, times, depths)
+    b = Ended(state, rows, step, gaps, requests, times, depths)
     tokens, won, finished, late = _emit(b, now, length, limited)
     noted = late
     for place in range(state[CHUNKS]):

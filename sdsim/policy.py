@@ -59,11 +59,18 @@ class Observation(NamedTuple):
     """(rows, positions) the drafter's confidence in each pending draft; None if not needed."""
     prefill_requests: int = 0
     """Requests whose prompt the step carries, whatever the size of their chunks."""
+    context_tokens: int | None = None
+    """Sum of `context_lengths`, where it is known already; `stored_tokens` adds them up otherwise."""
 
     @property
     def batch(self) -> int:
         """Decode rows of the step."""
         return len(self.request_ids)
+
+    @property
+    def stored_tokens(self) -> int:
+        """Tokens whose KV is stored, over all rows."""
+        return int(np.add.reduce(self.context_lengths)) if self.context_tokens is None else self.context_tokens
 
 
 class Plan(NamedTuple):

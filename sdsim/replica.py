@@ -101,7 +101,7 @@ class Replica:
         self._now = now
         shown = scheduler.shown(rows)
         prefill = scheduler.prefill() if chunks else NO_PREFILL
-        plan = self._plans.get((rows, chunks)) or self._ask(now, shown, prefill[0], chunks, waiting, free)
+        plan = self._plans.get((rows, chunks)) or self._ask(now, shown, context, prefill[0], chunks, waiting, free)
         self._plan = plan
         if plan.verify_lengths is not None:
             pending, pairs = self._limit(plan.verify_lengths, shown, context)
@@ -121,7 +121,7 @@ class Replica:
         self.seconds = self._execute(self.shape)
         return self.seconds
 
-    def _ask(self, now: float, shown: Shown, prefill: int, chunks: int, waiting: int, free: int) -> Plan:
+    def _ask(self, now: float, shown: Shown, context: int, prefill: int, chunks: int, waiting: int, free: int) -> Plan:
         """Return the policy's plan; keep it, if the policy's plans go by the batch alone."""
         needs = self._needs
         observation = Observation(
@@ -129,7 +129,7 @@ class Replica:
             self._slack(shown, now) if "slo_slack" in needs else None,
             prefill, waiting, free, self.rules.draft_lengths, shown.pending,
             self._confidence(shown) if "confidence" in needs else None,
-            chunks,
+            chunks, context,
         )  # fmt: skip
         plan = self.policy.plan(observation)
         self._check(plan, shown)

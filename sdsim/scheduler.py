@@ -122,16 +122,12 @@ class Scheduler:
     def schedule(self, now: float) -> tuple[int, int, int, int, int, int, int]:
         """Choose the step that begins at time *now*; see `batch.schedule` for what is returned."""
         return batch.schedule(
-            self.state, self.rows, self.queue, self.step, self.gaps, self.requests.numbers, self.requests.times,
-            self.depths.table, now,
+            self.state, self.rows, self.queue, self.step, self.requests.numbers, self.requests.times, now
         )  # fmt: skip
 
     def trim_prefill(self, budget: int) -> int:
         """Cut the step's chunks to *budget* tokens in all; return how many are left."""
-        return batch.trim(
-            self.state, self.rows, self.queue, self.step, self.gaps, self.requests.numbers, self.requests.times,
-            self.depths.table, budget,
-        )  # fmt: skip
+        return batch.trim(self.state, self.queue, self.step, self.requests.numbers, budget)
 
     def prefill(self) -> tuple[int, int, int, int]:
         """Return, over the step's chunks, tokens, tokens stored before, query-key pairs, and prompts that end."""
@@ -143,7 +139,7 @@ class Scheduler:
         *limited*: the rows verify what `limit` set.
         """
         return batch.conclude(
-            self.state, self.rows, self.queue, self.step, self.gaps, self.requests.numbers, self.requests.times,
+            self.state, self.rows, self.step, self.gaps, self.requests.numbers, self.requests.times,
             self.depths.table, now, length, limited,
         )  # fmt: skip
 

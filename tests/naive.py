@@ -247,6 +247,7 @@ class Replica:
             pending=column(lambda r: len(r.pending)),
             confidence=confidence,
             prefill_requests=len(chunks),
+            context_tokens=sum(len(r.stored) for r in rows),
         )
 
     def begin(self, now: float) -> None:

@@ -49,12 +49,12 @@ def test_contract(name):
 @given(tokens=st.integers(1, 8192), more=st.integers(1, 500), distinct=st.floats(8, 128), extra=st.floats(0, 64))
 def test_experts_are_monotone_and_above_the_roofline(tokens, more, distinct, extra):
     model = load_model("qwen3-30b-a3b")
-    base = KERNELS.experts(model, tokens, distinct, 1.0).seconds
-    assert KERNELS.experts(model, tokens + more, distinct, 1.0).seconds >= base * (1 - 1e-12)
-    assert KERNELS.experts(model, tokens, min(distinct + extra, 128), 1.0).seconds >= base * (1 - 1e-12)
+    base = KERNELS.experts(model, 1.0).price(tokens, distinct).seconds
+    assert KERNELS.experts(model, 1.0).price(tokens + more, distinct).seconds >= base * (1 - 1e-12)
+    assert KERNELS.experts(model, 1.0).price(tokens, min(distinct + extra, 128)).seconds >= base * (1 - 1e-12)
     floor = RooflineKernels(H200)
     floor.bytes_per_s = SHIPPED.read_bytes_per_s
-    assert base >= floor.experts(model, tokens, distinct, 1.0).seconds * (1 - 1e-12)
+    assert base >= floor.experts(model, 1.0).price(tokens, distinct).seconds * (1 - 1e-12)
 
 
 @given(rows=st.integers(1, 256), queries=st.integers(1, 9), context=st.integers(1, 30_000), more=st.integers(0, 9000))

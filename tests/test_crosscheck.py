@@ -307,7 +307,7 @@ def test_a_model_left_out_is_priced_by_fits_that_never_saw_it(name):
     assert kernels.sampling(np.array(64), model.vocabulary).quality == Quality.EXTRAPOLATED
     assert kernels.attention(model, 1.0).quality(8, 800) is Quality.EXTRAPOLATED
     if model.is_moe:
-        assert kernels.experts(model, 64, model.experts, 1.0).quality is Quality.EXTRAPOLATED
+        assert kernels.experts(model, 1.0).price(64, model.experts).quality is Quality.EXTRAPOLATED
 
 
 def test_leaving_out_a_model_that_was_not_measured_changes_nothing():

@@ -74,8 +74,8 @@ def test_a_table_serves_its_own_format_only():
     at = {"tokens": 64, "distinct": 100}
     bf16 = with_rows(row("moe", shape, 3000.0, **at))
     fp4 = with_rows(row("moe", shape, 3000.0, **at), row("moe", shape | {"weights": "mxfp4"}, 900.0, **at))
-    assert bf16.experts(OSS, 64, 100, 1.0).quality is Quality.EXTRAPOLATED
-    assert fp4.experts(OSS, 64, 100, 1.0) == (pytest.approx(900e-6), Quality.MEASURED)
+    assert bf16.experts(OSS, 1.0).price(64, 100).quality is Quality.EXTRAPOLATED
+    assert fp4.experts(OSS, 1.0).price(64, 100) == (pytest.approx(900e-6), Quality.MEASURED)
 
 
 def test_fp8_products_have_tables_of_their_own():
@@ -92,9 +92,9 @@ def test_fp8_products_have_tables_of_their_own():
 def test_ranks_that_split_experts_have_tables_of_their_width():
     shape = {"experts": 256, "topk": 8, "hidden": 7168, "intermediate": 256, "weights": "fp8"}
     kernels = with_rows(*(row("moe", shape, us, tokens=64, distinct=d) for d, us in ((100, 200.0), (200, 400.0))))
-    assert kernels.experts(V3, 64, 200, 1 / 8) == (pytest.approx(400e-6), Quality.MEASURED)
-    assert kernels.experts(V3, 64, 150, 1 / 8).seconds == pytest.approx(300e-6)
-    assert kernels.experts(V3, 64, 200, 1.0).quality is Quality.EXTRAPOLATED
+    assert kernels.experts(V3, 1 / 8).price(64, 200) == (pytest.approx(400e-6), Quality.MEASURED)
+    assert kernels.experts(V3, 1 / 8).price(64, 150).seconds == pytest.approx(300e-6)
+    assert kernels.experts(V3, 1.0).price(64, 200).quality is Quality.EXTRAPOLATED
 
 
 def latent_rows(heads):

@@ -18,12 +18,12 @@ from sdsim.gpus import Gpu
 from sdsim.latency import work
 from sdsim.latency.backend import load_backend, with_backend
 from sdsim.latency.calibration import DIMENSIONS, Calibration, load_calibration, load_shipped
-from sdsim.latency.composition import Attention, Kernels
+from sdsim.latency.composition import Attention, Experts, Kernels
 from sdsim.latency.family import Family, fit_family
 from sdsim.latency.leave_out import without
 from sdsim.latency.quality import FREE, Price, PriceList, Quality, listed
-from sdsim.latency.roofline import RooflineAttention, RooflineKernels
-from sdsim.latency.tables import Curve, ExpertTable, Line, Plane
+from sdsim.latency.roofline import RooflineAttention, RooflineExperts, RooflineKernels
+from sdsim.latency.tables import Curve, ExpertTable, Plane, along
 from sdsim.matrices import Matrix
 from sdsim.model_config import MXFP4_BYTES, WeightFormat, weight_format
 from sdsim.models import Model
@@ -89,9 +89,6 @@ class CalibratedKernels:
             self._families[kernel, weights] = fit_family(rows, *rates) if rows else Family(0.0, *rates)
         return self._families[kernel, weights]
 
-    def _bounded(self, price: Price, floor: Price) -> Price:
-        return price if price.seconds >= floor.seconds else Price(floor.seconds, price.quality)
-
     def _fitted(self, kernel: str, sizes: IntArray, needed: work.Works, width: float = 2.0) -> PriceList:
         family = self.family(kernel, weight_format(width))
         return listed(sizes, family.all_seconds(needed), Quality.EXTRAPOLATED)
@@ -105,18 +102,12 @@ class CalibratedKernels:
         fitted = self._fitted("gemm", tokens, work.product(tokens, matrix, weight_bytes), weight_bytes)
         return fitted._replace(seconds=np.maximum(fitted.seconds, floor))
 
-    def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
+    def experts(self, model: Model, share: float) -> Experts:
         """See `Kernels.experts`."""
-        if not tokens:
-            return FREE
-        floor = self._roofline.experts(model, tokens, distinct, share)
         weights, width = weight_format(model.expert_bytes), round(model.expert_intermediate * share)
         table = self._experts.get((weights, model.experts, model.experts_per_token, model.hidden, width))
-        if table is not None:
-            return self._bounded(table.price(tokens, distinct), floor)
-        size, flops = work.experts(model, tokens, distinct)
-        fitted = Price(self.family("moe", weights).seconds(size * share, flops * share), Quality.EXTRAPOLATED)
-        return self._bounded(fitted, floor)
+        priced = table or FittedExperts(self.family("moe", weights), model, share)
+        return FlooredExperts(priced, self._roofline.experts(model, share))
 
     def norms(self, model: Model, tokens: IntArray) -> PriceList:
         """See `Kernels.norms`: two norms, the rotary embedding, and the dense feed-forward's activation."""
@@ -213,44 +204,76 @@ def _verifying(model: Model, share: float) -> tuple[int, int, int]:
     return heads if model.mla is None else (heads[0], model.mla.kv_lora_rank, model.mla.rope_dim)
 
 
+class FlooredExperts:
+    """The price of a table or a fit, never below the roofline."""
+
+    def __init__(self, priced: Experts, floor: RooflineExperts) -> None:
+        self._priced, self._floor = priced, floor
+
+    def price(self, tokens: int, distinct: float) -> Price:
+        """See `Experts.price`."""
+        if not tokens:
+            return FREE
+        price, floor = self._priced.price(tokens, distinct), self._floor.seconds(tokens, distinct)
+        return price if price.seconds >= floor else Price(floor, price.quality)
+
+
+class FittedExperts:
+    """The family's fixed cost and achieved rates, for experts that nobody measured: *share* of each."""
+
+    def __init__(self, family: Family, model: Model, share: float) -> None:
+        self._family, self._model, self._share = family, model, share
+
+    def price(self, tokens: int, distinct: float) -> Price:
+        """See `Experts.price`."""
+        size, flops = work.experts(self._model, tokens, distinct)
+        return Price(self._family.seconds(size * self._share, flops * self._share), Quality.EXTRAPOLATED)
+
+
 class CalibratedAttention:
-    """Measured attention of one head layout: a plane over batch and context for each query length."""
+    """Measured attention of one head layout: a plane over batch and context for each query length.
+
+    Its points are raised to the roofline, which is linear in each of the three sizes, so what lies between is above it.
+    """
 
     def __init__(self, verify: list[dict[str, Any]], prefill: list[dict[str, Any]], floor: RooflineAttention) -> None:
         by_length: dict[int, dict[tuple[int, int], float]] = {}
         for row in verify:
-            by_length.setdefault(row["q_len"], {})[row["batch"], row["context"]] = row["us_p50"] * 1e-6
+            batch, length, place = row["batch"], row["q_len"], row["context"]
+            context, queries = batch * (place - length), batch * length
+            least = floor.verify(batch, queries, context, length * context)
+            by_length.setdefault(length, {})[batch, place] = max(row["us_p50"] * 1e-6, least)
         self._lengths = sorted(by_length)
         self._planes = [Plane(by_length[q]) for q in self._lengths]
         chunks = {(r["tokens"], max(r["context"] - r["tokens"], 1)): r["us_p50"] * 1e-6 for r in prefill}
         self._prefill = Plane(chunks)
         self._floor = floor
         self._batch, self._longest = self._planes[0].largest
-        self._lines: dict[tuple[int, int], Line] = {}
+        self._lines: dict[tuple[int, int], tuple[list[int], list[float]]] = {}
         self.prefill = lru_cache(REMEMBERED)(self._priced_prefill)
         """See `Attention.prefill`: one kernel a chunk, chunks sharing tokens and context evenly."""
 
     def verify(self, rows: int, queries: int, context: int, pairs: int) -> float:
         """See `Attention.verify`; rows share queries and context evenly."""
-        line = self._lines.get((rows, queries)) or self._line(rows, queries)
-        seconds = line.at((context + queries) / rows)
-        floor = self._floor.verify(rows, queries, context, pairs)
-        return seconds if seconds > floor else floor
+        places, times = self._lines.get((rows, queries)) or self._line(rows, queries)
+        place = (context + queries) / rows
+        seconds = along(places, times, place)
+        return seconds if place <= self._longest else max(seconds, self._floor.verify(rows, queries, context, pairs))
 
-    def _line(self, rows: int, queries: int) -> Line:
-        """Return, and keep, the times over the mean context: few batches and query counts occur in a run."""
+    def _line(self, rows: int, queries: int) -> tuple[list[int], list[float]]:
+        """Return, and keep, mean contexts and the times at them: few batches and query counts occur in a run."""
         length, lengths = queries / rows, self._lengths
         i = max(bisect.bisect_right(lengths, length) - 1, 0)
-        times = self._planes[i].across(rows)
-        if i + 1 < len(lengths):
+        places, times = self._planes[i].ys, self._planes[i].across(rows)
+        if i + 1 < len(lengths) and length > lengths[i]:
             part = (length - lengths[i]) / (lengths[i + 1] - lengths[i])
-            longer = self._planes[i + 1].across(rows)
+            longer = self._planes[i + 1].across_at(rows, places)
             times = [low + part * (high - low) for low, high in zip(times, longer, strict=True)]
         elif length > lengths[-1]:
             times = [s * length / lengths[-1] for s in times]
         if len(self._lines) >= REMEMBERED:
             self._lines.clear()
-        line = self._lines[rows, queries] = Line(self._planes[i].ys, times)
+        line = self._lines[rows, queries] = places, times
         return line
 
     def _priced_prefill(self, rows: int, queries: int, context: int, pairs: int) -> float:

@@ -51,6 +51,14 @@ class Attention(Protocol):
         ...
 
 
+class Experts(Protocol):
+    """The price of one layer's routed experts in one model."""
+
+    def price(self, tokens: int, distinct: float) -> Price:
+        """Return the price of *tokens* routed tokens that load *distinct* experts; none are free."""
+        ...
+
+
 class Kernels(Protocol):
     """Prices of single kernels on one GPU."""
 
@@ -61,8 +69,8 @@ class Kernels(Protocol):
         """Price a product of *tokens* rows with a matrix whose weights take *weight_bytes* each."""
         ...
 
-    def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
-        """Price one layer's routed experts: *tokens* routed, *distinct* experts loaded, *share* of each on this GPU."""
+    def experts(self, model: Model, share: float) -> Experts:
+        """Return the price of the experts of *model*, *share* of each being on this GPU."""
         ...
 
     def attention(self, model: Model, share: float) -> Attention:
@@ -295,6 +303,7 @@ class _Layers:
 
     def __init__(self, model: Model, attention: Attention) -> None:
         self.count, self.sliding, self._window = model.layers, model.sliding_layers, model.sliding_window
+        self._full = self.count - self.sliding
         self.verify, self.prefill, self.quality = attention.verify, attention.prefill, attention.quality
 
     def seconds(self, shape: StepShape) -> float:
@@ -302,12 +311,12 @@ class _Layers:
         seconds = 0.0
         rows, queries, context, pairs = shape[0], shape[1], shape[2], shape[3]
         if rows:
-            seconds = (self.count - self.sliding) * self.verify(rows, queries, context, pairs)
+            seconds = self._full * self.verify(rows, queries, context, pairs)
             if self.sliding:
                 seconds += self.sliding * self.verify(rows, queries, *self._seen(rows, queries, context, pairs))
         queries, rows, context, pairs = shape[4], shape[5], shape[6], shape[7]
         if queries:
-            seconds += (self.count - self.sliding) * self.prefill(rows, queries, context, pairs)
+            seconds += self._full * self.prefill(rows, queries, context, pairs)
             if self.sliding:
                 seconds += self.sliding * self.prefill(rows, queries, *self._seen(rows, queries, context, pairs))
         return seconds

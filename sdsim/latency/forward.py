@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sdsim import matrices
 from sdsim.experts import busiest_rank, other_ranks_reached
 from sdsim.latency.engine_overhead import EngineOverhead
-from sdsim.latency.quality import Bill, Price, PriceList
+from sdsim.latency.quality import Bill, PriceList
 from sdsim.latency.tabled import Item, Tabled
 from sdsim.latency.work import WIDTH
 from sdsim.matrices import Matrix
@@ -56,6 +56,7 @@ class Forward:
         last = matrices.head(model).on_one_of(layout.tensor)
         head = partial(kernels.dense, matrix=last, weight_bytes=model.head_bytes)
         self._layers, self._head = Tabled(items), Tabled([("lm_head", 1, head)])
+        self._experts = kernels.experts(model, 1.0 if layout.spread else 1 / layout.tensor) if model.is_moe else None
 
     def charge(self, bill: Bill, tokens: int, logits: int, distinct: float) -> None:
         """Bill *tokens* of each data-parallel group through all layers, and *logits* rows through the head.
@@ -63,21 +64,18 @@ class Forward:
         *distinct* are the experts that all groups together load.
         """
         self._layers.charge(bill, tokens)
-        if self._model.is_moe:
-            bill.charge("experts", self._experts(tokens, distinct), self._model.moe_layers)
+        if self._experts is not None:
+            loaded = self._busiest(tokens, distinct) if self._layout.spread else (tokens, distinct)
+            bill.charge("experts", self._experts.price(*loaded), self._model.moe_layers)
         self._head.charge(bill, logits)
         if self._collectives is not None:
             self._exchange(bill, self._collectives, tokens, logits)
         bill.charge("launch_gaps", self._kernels.launch, self.launched)
 
-    def _experts(self, tokens: int, distinct: float) -> Price:
-        """Price a layer's routed experts."""
+    def _busiest(self, tokens: int, distinct: float) -> tuple[int, float]:
+        """Return the tokens and the distinct experts of the busiest GPU."""
         model, layout = self._model, self._layout
-        if not layout.spread:
-            return self._kernels.experts(model, tokens, distinct, 1 / layout.tensor)
-        routed = tokens * layout.data
-        busiest = busiest_rank(model.experts, model.experts_per_token, routed, distinct, layout.gpus)
-        return self._kernels.experts(model, *busiest, 1.0)
+        return busiest_rank(model.experts, model.experts_per_token, tokens * layout.data, distinct, layout.gpus)
 
     def _exchange(self, bill: Bill, collectives: Collectives, tokens: int, logits: int) -> None:
         """Charge what the GPUs send each other.

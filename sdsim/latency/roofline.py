@@ -47,12 +47,11 @@ class RooflineKernels:
         """Weights, inputs and outputs pass once."""
         return self._prices(tokens, work.product(tokens, matrix, weight_bytes), weight_bytes)
 
-    def experts(self, model: Model, tokens: int, distinct: float, share: float) -> Price:
+    def experts(self, model: Model, share: float) -> RooflineExperts:
         """Each distinct expert's weights are read once; every token computes in `experts_per_token` of them."""
-        if not tokens:
-            return FREE
-        size, flops = work.experts(model, tokens, distinct)
-        return self.price(size * share, flops * share, model.expert_bytes)
+        token, expert = work.experts(model, 1, 0), work.experts(model, 0, 1)
+        reads, rate = share / self.bytes_per_s, self._flops_rate(model.expert_bytes) / share
+        return RooflineExperts(expert.size * reads, token.size * reads, token.flops / rate)
 
     def attention(self, model: Model, share: float) -> RooflineAttention:
         """KV is read once per row; scores and values cost 4 flops per query head, pair and head dimension.
@@ -85,6 +84,24 @@ class RooflineKernels:
     def sampling(self, rows: IntArray, vocabulary: int) -> PriceList:
         """The passes over the logits."""
         return self._prices(rows, work.sampling(rows, vocabulary))
+
+
+class RooflineExperts:
+    """Bytes of the distinct experts and of the tokens, or flops, whichever takes longer.
+
+    Seconds of reading a layer's expert, of reading and writing a token, and of computing a token.
+    """
+
+    def __init__(self, per_expert: float, per_token: float, computing: float) -> None:
+        self._per_expert, self._per_token, self._computing = per_expert, per_token, computing
+
+    def seconds(self, tokens: int, distinct: float) -> float:
+        """Return the time of *tokens* tokens that load *distinct* experts."""
+        return max(distinct * self._per_expert + tokens * self._per_token, tokens * self._computing)
+
+    def price(self, tokens: int, distinct: float) -> Price:
+        """See `Experts.price`."""
+        return Price(self.seconds(tokens, distinct), Quality.EXTRAPOLATED) if tokens else FREE
 
 
 class RooflineAttention:

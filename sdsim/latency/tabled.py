@@ -23,32 +23,34 @@ class Tabled:
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = items
         self._length = 0
-        self._seconds: dict[str, FloatArray] = {}
+        self._seconds: dict[str, FloatArray] = {name: np.zeros(0) for name, _, _ in items}
         """By component."""
-        self._by_quality: list[list[float]] = []
+        self._by_quality = np.zeros((0, len(Quality)))
+        self._known = self._by_quality.data
+        """The same, (length, qualities): single numbers are read faster from it."""
 
     def charge(self, bill: Bill, count: int) -> None:
         """Add what *count* tokens or rows cost to *bill*."""
         if count >= self._length:
             self._extend(max(SMALLEST, 1 << count.bit_length()))
-        spent, (measured, interpolated, extrapolated) = bill.by_quality, self._by_quality
-        spent[0] += measured[count]
-        spent[1] += interpolated[count]
-        spent[2] += extrapolated[count]
+        spent, known = bill.by_quality, self._known
+        spent[0] += known[count, 0]
+        spent[1] += known[count, 1]
+        spent[2] += known[count, 2]
         if bill.components is not None:
             for component, seconds in self._seconds.items():
                 bill.components[component] = bill.components.get(component, 0.0) + float(seconds[count])
 
     def _extend(self, length: int) -> None:
-        counts = np.arange(length, dtype=np.int64)
-        seconds = {component: np.zeros(length) for component, _, _ in self._items}
-        by_quality = np.zeros((len(Quality), length))
+        counts = np.arange(self._length, length, dtype=np.int64)
+        seconds = {component: np.zeros(len(counts)) for component, _, _ in self._items}
+        by_quality = np.zeros((len(counts), len(Quality)))
         for component, times, prices in self._items:
             found = prices(counts)
             spent = times * found.seconds
             seconds[component] += spent
-            for quality in Quality:
-                by_quality[quality] += np.where(found.quality == quality, spent, 0.0)
-        self._seconds = seconds
-        self._by_quality = by_quality.tolist()
+            by_quality[counts - self._length, found.quality] += spent
+        self._seconds = {name: np.concatenate([known, seconds[name]]) for name, known in self._seconds.items()}
+        self._by_quality = np.concatenate([self._by_quality, by_quality])
+        self._known = self._by_quality.data
         self._length = length

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -99,24 +98,20 @@ def _across(level: dict[int, float], grid: Any, expert_s: float) -> Any:
     return np.maximum(times, 0.0)
 
 
-class Line:
-    """Seconds over one size: linear between points, the last slope beyond them, the first time below them.
+def along(places: Sequence[float], seconds: Sequence[float], place: float) -> float:
+    """Return the time at *place*: linear between *places*, on the last slope beyond them, the first time below them.
 
-    Beyond a single point the time is in proportion.
+    Beyond a single place the time is in proportion.
     """
-
-    def __init__(self, places: Sequence[float], seconds: Sequence[float]) -> None:
-        slopes = [(s1 - s0) / (x1 - x0) for (x0, x1), (s0, s1) in zip(pairwise(places), pairwise(seconds), strict=True)]
-        # a level piece before the first point, and a last piece that begins at the last one
-        self._places = [-math.inf, *places]
-        self._seconds = [seconds[0], *seconds]
-        self._slopes = [0.0, *slopes, *(slopes[-1:] or [seconds[0] / places[0]])]
-        self._starts = [0.0, *places]
-
-    def at(self, place: float) -> float:
-        """Return the time at *place*."""
-        i = bisect_right(self._places, place) - 1
-        return self._seconds[i] + (place - self._starts[i]) * self._slopes[i]
+    i = bisect_right(places, place)
+    if i == 0:
+        return seconds[0]
+    if i == len(places):
+        if i == 1:
+            return seconds[0] * place / places[0]
+        i -= 1
+    start, first = places[i - 1], seconds[i - 1]
+    return first + (place - start) * (seconds[i] - first) / (places[i] - start)
 
 
 class Plane:
@@ -159,6 +154,13 @@ class Plane:
             known = self._across[x] = self._interpolated(x)
         return known
 
+    def across_at(self, x: float, ys: Sequence[int]) -> list[float]:
+        """Return the times at *ys*, for *x*."""
+        times = self.across(x)
+        if ys == self.ys:
+            return times
+        return [along(self.ys, times, y) for y in ys]
+
     def _interpolated(self, x: float) -> list[float]:
         xs, table = self.xs, self._table
         if x <= xs[0]:
@@ -171,4 +173,4 @@ class Plane:
 
     def seconds(self, x: float, y: float) -> float:
         """Return the time at sizes (*x*, *y*)."""
-        return Line(self.ys, self.across(x)).at(y)
+        return along(self.ys, self.across(x), y)

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-import numpy as np
-
 from sdsim.policies.lengths import LONGEST, draft_length
 from sdsim.policies.plans import uniform
 from sdsim.policies.ranges import Ranges, integer_rows
@@ -44,7 +42,7 @@ class BatchContextTable:
     def plan(self, observation: Observation, /) -> Plan:
         """Return the table's entry for the requests and the mean context of this step."""
         rows = len(observation.request_ids)
-        context = int(np.add.reduce(observation.context_lengths)) // rows if rows else 0
+        context = observation.stored_tokens // rows if rows else 0
         return self._by_batch.at(rows + observation.prefill_requests).at(context)
 
     learn = learn_nothing

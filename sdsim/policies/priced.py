@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-import numpy as np
-
 from sdsim.policy import Observation, StepCosts
 
 Price = TypeVar("Price")
@@ -30,7 +28,7 @@ class Priced(Generic[Price]):
         rows = len(observation.request_ids)
         bucket = 0
         if self._context is None:
-            bucket = int(np.add.reduce(observation.context_lengths)) // (rows * CONTEXT_BUCKET)
+            bucket = observation.stored_tokens // (rows * CONTEXT_BUCKET)
         known = self._known.get((rows, bucket))
         return self._look_up(rows, bucket) if known is None else known
 

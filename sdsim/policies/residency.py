@@ -19,8 +19,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from sdsim.policies.priced import CATCH_UP_CHUNK, Priced, catch_up_seconds
 from sdsim.policies.step_rule import Choice
 from sdsim.policy import Observation, StepCosts
@@ -104,7 +102,7 @@ class Residency:
     def _relief(self, observation: Observation, prices: _Prices) -> float:
         rows = len(observation.request_ids)
         free = observation.kv_free * BLOCK * rows
-        if not observation.waiting or free >= int(np.add.reduce(observation.context_lengths)):
+        if not observation.waiting or free >= observation.stored_tokens:
             return 1.0
         return prices.relief
 

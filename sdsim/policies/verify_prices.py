@@ -142,7 +142,7 @@ def _rows_size(observation: Observation) -> int:
 
 def _context_size(observation: Observation) -> int:
     """Return the number of the priced context nearest to the mean."""
-    mean = int(np.add.reduce(observation.context_lengths)) / len(observation.request_ids)
+    mean = observation.stored_tokens / len(observation.request_ids)
     return round(CONTEXTS * math.log2(1.0 + mean))
 
 
