@@ -314,12 +314,13 @@ def _finish(b: Ended, finished: int, request: int, now: float) -> int:
 
 
 @compiled
-def _emit(b: Ended, now: float, length: int, limited: bool) -> tuple[int, int, int, int]:
-    """End the step of its rows (rules 7.1, 7.2 and 7.4); return tokens, drafts accepted, requests finished, late ones.
+def _emit(b: Ended, now: float, length: int, limited: bool) -> tuple[int, int, int, int, int]:
+    """End the step of its rows (rules 7.1, 7.2 and 7.4).
 
-    *limited*: the rows verify as many drafts as `step` says, instead of all. Each drafts *length*.
+    Return tokens emitted, drafts accepted, drafts tried, requests finished, and rows that were late. *limited*: the
+    rows verify as many drafts as `step` says, instead of all. Each drafts *length*.
     """
-    tokens = won = finished = late = kept = 0
+    tokens = won = tried = finished = late = kept = 0
     for row in range(b.state[ROWS]):
         if row < b.state[DECODING]:
             request = b.rows[ID, row]
@@ -329,6 +330,7 @@ def _emit(b: Ended, now: float, length: int, limited: bool) -> tuple[int, int, i
             b.step[TOLD, row], b.step[VERIFIED, row], b.step[ACCEPTED, row] = request, verified, depth
             tokens += emitted
             won += depth
+            tried += depth + (depth < verified)
             b.rows[CONTEXT, row] += emitted
             b.rows[GENERATED, row] += emitted
             b.rows[STEPS, row] += 1
@@ -347,7 +349,7 @@ def _emit(b: Ended, now: float, length: int, limited: bool) -> tuple[int, int, i
         kept += 1
     b.state[ROWS] = kept
     b.state[OUTSTANDING] -= tokens
-    return tokens, won, finished, late
+    return tokens, won, tried, finished, late
 
 
 @compiled
@@ -370,14 +372,14 @@ def _end_prompt(b: Ended, request: int, now: float, length: int) -> bool:
 def conclude(
     state: IntArray, rows: IntArray, step: IntArray, gaps: FloatArray, requests: IntArray, times: FloatArray,
     depths: Depths, now: float, length: int, limited: bool,
-) -> tuple[int, int, int, int, int, int, int]:  # fmt: skip
+) -> tuple[int, int, int, int, int, int, int, int]:  # fmt: skip
     """End the step at time *now* (section 7); see `_emit` for *length* and *limited*.
 
-    Return, of the rows, tokens emitted, drafts accepted, and how many were late; requests finished; gaps noted;
-    requests that wait; blocks in use.
+    Return, of the rows, tokens emitted, drafts accepted, drafts tried (a chain tries the first that it loses, and none
+    behind it) and how many were late; requests finished; gaps noted; requests that wait; blocks in use.
     """
     b = Ended(state, rows, step, gaps, requests, times, depths)
-    tokens, won, finished, late = _emit(b, now, length, limited)
+    tokens, won, tried, finished, late = _emit(b, now, length, limited)
     noted = late
     for place in range(state[CHUNKS]):
         request = step[CHUNK_OF, place]
@@ -397,4 +399,4 @@ def conclude(
             finished = _finish(b, finished, request, now)
     state[CHUNKS] = 0
     used = state[TOTAL] - state[FREE]
-    return int(tokens), int(won), late, finished, noted, int(state[WAITING]), int(used)
+    return int(tokens), int(won), int(tried), late, finished, noted, int(state[WAITING]), int(used)

@@ -100,6 +100,16 @@ class Outcome(NamedTuple):
     """(rows,) drafts accepted."""
     distinct_experts: float | None
     """Mean distinct experts a MoE layer of the target loaded, or None where unknown."""
+    tally: tuple[int, int] | None = None
+    """What `trials` returns, where it is known already."""
+
+    @property
+    def trials(self) -> tuple[int, int]:
+        """Drafts won and drafts tried, over all rows: a chain that lost a draft tried that one and none behind it."""
+        if self.tally is not None:
+            return self.tally
+        won = int(np.add.reduce(self.accepted))
+        return won, won + int(np.count_nonzero(self.accepted < self.verified))
 
 
 @runtime_checkable

@@ -176,7 +176,7 @@ class ReusingScheduler(Scheduler):
                 self.requests.numbers[batch.CONTEXT, request] = 0
         return left
 
-    def conclude(self, now: float, length: int, limited: bool) -> tuple[int, int, int, int, int, int, int]:
+    def conclude(self, now: float, length: int, limited: bool) -> tuple[int, int, int, int, int, int, int, int]:
         """See `Scheduler.conclude`."""
         chunks = self.step[: batch.CHUNK + 1, : self.state[batch.CHUNKS]].T.tolist()
         for request, stored, _ in chunks:

@@ -194,7 +194,7 @@ class Replica:
         if shape.verify_tokens > shape.rows and self._acceptance is None:
             raise PolicyError("drafts were verified, but the scenario has no acceptance law")
         length = plan.draft_length if self._acceptance is not None else 0
-        emitted, accepted, late, finished, gaps, waiting, used = scheduler.conclude(
+        emitted, accepted, tried, late, finished, gaps, waiting, used = scheduler.conclude(
             now, length, plan.verify_lengths is not None
         )
         if finished:
@@ -205,16 +205,16 @@ class Replica:
             shape, self.index, self.step, self._now, self.seconds, waiting, used, emitted, accepted, shape.rows - late
         )
         if self._learns:
-            self._teach(shape)
+            self._teach(shape, (accepted, tried))
         self.step += 1
         return finished
 
-    def _teach(self, shape: StepShape) -> None:
+    def _teach(self, shape: StepShape, tally: tuple[int, int]) -> None:
         """Tell the policy the outcomes that are due."""
         if shape.rows:
             told = self.scheduler.told(shape.rows)
             experts = shape.distinct_experts or None
-            self._outcomes.append(Outcome(self.step, self.seconds, told[0], told[1], told[2], experts))
+            self._outcomes.append(Outcome(self.step, self.seconds, told[0], told[1], told[2], experts, tally))
         while len(self._outcomes) > self.rules.feedback_lag:
             self.policy.learn(self._outcomes.popleft())
 

@@ -133,7 +133,7 @@ class Scheduler:
         """Return, over the step's chunks, tokens, tokens stored before, query-key pairs, and prompts that end."""
         return batch.prefill(self.state, self.step, self.requests.numbers)
 
-    def conclude(self, now: float, length: int, limited: bool) -> tuple[int, int, int, int, int, int, int]:
+    def conclude(self, now: float, length: int, limited: bool) -> tuple[int, int, int, int, int, int, int, int]:
         """End the step at time *now*, its rows drafting *length* tokens each; see `batch.conclude`.
 
         *limited*: the rows verify what `limit` set.

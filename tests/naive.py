@@ -373,6 +373,10 @@ class Replica:
                 verified=np.array(step.verify, dtype=np.int64),
                 accepted=np.array(accepted, dtype=np.int64),
                 distinct_experts=step.distinct_experts,
+                tally=(
+                    sum(accepted),
+                    sum(min(a + 1, v) for a, v in zip(accepted, step.verify, strict=True)),
+                ),
             )
             self.outcomes.append(outcome)
         while len(self.outcomes) > self.scenario.feedback_lag:

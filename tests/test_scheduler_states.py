@@ -67,7 +67,7 @@ class Machine(RuleBasedStateMachine):
         assert rows + (pending if share is None else 0) + tokens <= 24
         assert scheduler.state[batch.FREE] >= 0
         self.now += 1.0
-        emitted, won, _, finished, *_ = scheduler.conclude(self.now, length if self.loaded else 0, share is not None)
+        emitted, won, _, _, finished, *_ = scheduler.conclude(self.now, length if self.loaded else 0, share is not None)
         assert 0 <= won <= pending
         self.emitted += emitted + ending
         new = set(scheduler.finished(finished))

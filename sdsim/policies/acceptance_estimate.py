@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from sdsim.policies.ledger import Newest
 from sdsim.policies.lengths import share
 from sdsim.policy import Outcome
@@ -38,8 +36,7 @@ class AcceptanceEstimate:
         """Take in a step's verified and accepted drafts; a step seen before changes nothing."""
         if not self._newest.passes(outcome):
             return
-        won = int(np.add.reduce(outcome.accepted))
-        tried = won + int(np.count_nonzero(outcome.accepted < outcome.verified))
+        won, tried = outcome.trials
         if not tried:
             return
         fade = 0.5 ** (tried / self._half_life)
