@@ -16,7 +16,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
 
 
 class Routing(Protocol):
@@ -78,6 +77,8 @@ class Skewed:
     """
 
     def __init__(self, experts: int, per_token: int, alpha: float) -> None:
+        from scipy.optimize import brentq  # 0.3 s to import, and few runs need it
+
         weights = np.arange(1, experts + 1, dtype=float) ** -alpha
         weights /= weights.sum()
         if per_token >= experts:

@@ -14,7 +14,6 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares
 
 from sdsim.policy import FloatArray
 
@@ -141,6 +140,8 @@ def fit(
 
     def error(x: FloatArray) -> FloatArray:
         return model_speedup(Parameters(*x), experts, ridge, m) - m.speedup
+
+    from scipy.optimize import least_squares  # 0.3 s to import, and only fits need it
 
     rng = np.random.default_rng(seed)
     best: tuple[float, FloatArray] | None = None

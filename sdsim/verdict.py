@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
 
 from sdsim.acceptance import make_acceptance
 from sdsim.latency.prices import Prices
@@ -108,6 +107,8 @@ def _context(result: Result) -> float:
 
 def flip_acceptance(prices: Prices, rows: int, length: int, context: float) -> float | None:
     """Return the acceptance at which drafting *length* tokens breaks even with no drafter, or None if it never does."""
+    from scipy.optimize import brentq  # 0.3 s to import, which a run without drafts need not wait for
+
     needed = prices.step_seconds(rows, length, context) / prices.off_seconds(rows, context)
     if needed >= length + 1:
         return None

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from sdsim.latency.work import Works
 from sdsim.policy import FloatArray
@@ -37,6 +36,8 @@ class Family:
 
 def fit_family(rows: Sequence[dict[str, Any]], bytes_per_s: float, flops_per_s: float) -> Family:
     """Return the fit of measured *rows* (`us_p50`, `bytes`, `flops`), no rate above the GPU's own."""
+    from scipy.optimize import least_squares  # 0.3 s to import, and few runs need it
+
     measured, size, flops = (np.array([r[k] for r in rows], dtype=float) for k in ("us_p50", "bytes", "flops"))
 
     def error(x: FloatArray) -> FloatArray:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import permutations
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from sdsim.gpus import Gpu
 from sdsim.network.presets import Preset
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 FABRIC = "fabric"
 """What the adapters of all nodes are on."""
@@ -22,6 +24,8 @@ def cluster_graph(gpus: Sequence[Gpu], preset: Preset) -> nx.DiGraph[object]:
 
     A route within a node has the latency of the GPUs' smallest collective, which is one round of messages.
     """
+    import networkx as nx  # 0.15 s to import, and a single GPU has no network
+
     graph: nx.DiGraph[object] = nx.DiGraph()
     graph.add_nodes_from(range(len(gpus)))
     for start in range(0, len(gpus), preset.node):

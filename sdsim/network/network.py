@@ -13,8 +13,6 @@ from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
-import networkx as nx
-
 from sdsim.gpus import Gpu
 from sdsim.network import collectives
 from sdsim.network.collectives import Rounds
@@ -85,5 +83,7 @@ class Network:
         return Line(alpha, beta)
 
     def _routes_from(self, sender: int) -> dict[object, list[object]]:
+        import networkx as nx
+
         found: dict[object, list[object]] = nx.single_source_dijkstra_path(self.graph, sender, weight="latency_s")
         return found
