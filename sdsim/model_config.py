@@ -34,8 +34,15 @@ def weight_format(width: float) -> WeightFormat:
     return "fp8" if width > 0.9 else "mxfp4"
 
 
-UNREADABLE = {"full_attention_interval", "linear_num_value_heads", "mamba_d_state", "interleave_moe_layer_step"}
-"""Keys of linear attention, state-space layers and Llama 4: refused, since they would be read wrongly and silently."""
+UNREADABLE = {
+    "attn_layer_period", "attn_type_list", "full_attention_interval", "hybrid_override_pattern", "index_topk",
+    "layers_block_type", "linear_attn_config", "linear_num_value_heads", "mamba_d_state",
+}  # fmt: skip
+"""Keys of linear and sparse attention and of state-space layers: refused, since nobody would see them read wrongly."""
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+CHOSEN = ("num_experts_per_tok", "experts_per_token", "moe_k")
+NOPE_EVERY = 4
+"""Llama 4: each fourth layer has no rotary embedding and sees the whole context; the others see chunks of it."""
 
 
 class MlaFields(TypedDict):
@@ -96,7 +103,7 @@ def parse_config(config: Mapping[str, Any], place: str) -> tuple[ModelFields, Ml
     keys = _Keys(config, place)
     layers, hidden = keys.whole("num_hidden_layers", high=MAX_LAYERS), keys.whole("hidden_size")
     heads, kv_heads, head_dim, latent = _attention(keys, hidden)
-    experts = keys.whole("num_local_experts", "num_experts", "n_routed_experts", low=0, default=0)
+    experts = keys.whole(*EXPERTS, low=0, default=0)
     dense_layers = _dense_layers(keys, layers) if experts else layers
     intermediate, width = _ffn_widths(keys, experts, dense_layers)
     window, sliding_layers = _sliding(keys, layers)
@@ -109,7 +116,7 @@ def parse_config(config: Mapping[str, Any], place: str) -> tuple[ModelFields, Ml
         head_dim=head_dim,
         intermediate=intermediate,
         experts=experts,
-        experts_per_token=keys.whole("num_experts_per_tok", "experts_per_token", high=experts) if experts else 0,
+        experts_per_token=keys.whole(*CHOSEN, high=experts) if experts else 0,
         expert_intermediate=width,
         shared_intermediate=_shared_width(keys, width) if experts else 0,
         dense_layers=dense_layers,
@@ -123,6 +130,9 @@ def parse_config(config: Mapping[str, Any], place: str) -> tuple[ModelFields, Ml
     )
     for key in sorted(UNREADABLE & keys.values.keys()):
         keys.wrong(key, keys.values[key], "layers of full, sliding or latent attention, without this key")
+    if not keys.values.keys() & set(EXPERTS):
+        for key in sorted(k for k, v in keys.values.items() if v and ("expert" in k or "moe" in k)):
+            keys.wrong(key, keys.values[key], f"such a key beside the number of experts, {' or '.join(EXPERTS)}")
     if keys.problems:
         raise ScenarioError(*keys.problems)
     return fields, latent
@@ -203,23 +213,32 @@ def _dense_layers(keys: _Keys, layers: int) -> int:
     dense |= {layer for layer in range(layers) if (layer + 1) % step}
     every = keys.whole("moe_layer_freq", default=1) or 1
     dense |= {layer for layer in range(layers) if layer % every}
+    first = keys.whole("moe_layer_start_index", low=0, high=layers - 1, default=0)
+    last = keys.whole("moe_layer_end_index", low=-1, high=layers - 1, default=-1) % layers
+    apart = keys.whole("moe_layer_interval", "interleave_moe_layer_step", default=1) or 1
+    dense |= {layer for layer in range(layers) if not first <= layer <= last or (layer + 1) % apart}
     if len(dense) == layers:
         keys.wrong("num_hidden_layers", layers, "one layer or more that is not dense, since there are experts")
     return len(dense)
 
 
 def _ffn_widths(keys: _Keys, experts: int, dense_layers: int) -> tuple[int, int]:
-    """Return the widths of the dense FFN and of an expert; Mixtral and others give experts `intermediate_size`."""
+    """Return the widths of the dense FFN and of an expert; Mixtral and others give experts `intermediate_size`.
+
+    Llama 4 gives dense layers a width of their own, `intermediate_size_mlp`.
+    """
     if experts and "moe_intermediate_size" in keys.values:
         dense = keys.whole("intermediate_size", default=None if dense_layers else 0)
         return dense, keys.whole("moe_intermediate_size")
     width = keys.whole("intermediate_size")
-    return (width if dense_layers else 0), (width if experts else 0)
+    dense = keys.whole("intermediate_size_mlp", default=width)
+    return (dense if dense_layers else 0), (width if experts else 0)
 
 
 def _shared_width(keys: _Keys, expert_width: int) -> int:
     """Return the width of a layer's shared experts: given outright (Qwen), or as a number of experts (DeepSeek)."""
-    number = keys.whole("n_shared_experts", "num_shared_experts", low=0, default=0)
+    llama4 = int("interleave_moe_layer_step" in keys.values)  # it always has one, and no key for it
+    number = keys.whole("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", low=0, default=llama4)
     names = ("shared_expert_intermediate_size", "shared_intermediate_size")
     return keys.whole(*names, low=0, default=number * expert_width)
 
@@ -228,8 +247,12 @@ def _sliding(keys: _Keys, layers: int) -> tuple[int, int]:
     """Return the window and the layers that use it.
 
     Told by `layer_types`, else by a pattern (each n-th layer is full), else by Qwen's switch and first windowed layer.
+    A chunk, of which a token sees what lies before it, is taken for a window: it is seen whole only at its end.
     """
-    kinds = keys.members("layer_types", ("full_attention", "sliding_attention"), layers)
+    kinds = keys.members("layer_types", ("full_attention", "sliding_attention", "chunked_attention"), layers)
+    if "attention_chunk_size" in keys.values:
+        chunked = kinds.count("chunked_attention") if kinds else layers - layers // NOPE_EVERY
+        return keys.whole("attention_chunk_size"), chunked
     sliding = kinds.count("sliding_attention")
     if not kinds:
         switched_on = keys.truth("use_sliding_window", default="max_window_layers" not in keys.values)

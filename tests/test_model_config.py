@@ -93,6 +93,20 @@ FAMILIES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         | {"tie_word_embeddings": True},
         {"experts": 16, "hidden": 1024, "weight_bytes": 4.0, "tied_embeddings": True},
     ),
+    (
+        "ernie4_5_moe",
+        DENSE
+        | {"moe_num_experts": 64, "moe_k": 6, "moe_intermediate_size": 512, "moe_num_shared_experts": 2}
+        | {"moe_layer_start_index": 1, "moe_layer_end_index": 22},
+        {"experts": 64, "experts_per_token": 6, "shared_intermediate": 1024, "dense_layers": 2},
+    ),
+    (
+        "llama4",
+        {"text_config": DENSE | {"intermediate_size_mlp": 8192, "attention_chunk_size": 8192}}
+        | {"num_local_experts": 128, "num_experts_per_tok": 1, "interleave_moe_layer_step": 2},
+        {"dense_layers": 12, "intermediate": 8192, "expert_intermediate": 4096, "shared_intermediate": 4096}
+        | {"sliding_window": 8192, "sliding_layers": 18},
+    ),
     ("every other layer", MOE | {"moe_layer_freq": 2}, {"dense_layers": 12}),
     ("fp8 by tensor", DENSE | {"quantization_config": {"quant_method": "fp8"}}, {"weight_bytes": 1.0}),
     ("half", DENSE | {"torch_dtype": "torch.float16"}, {"weight_bytes": 2.0}),
@@ -142,7 +156,9 @@ HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     ("inner", {"text_config": [1]}, r"text_config: found \[1\]"),
     ("latent", DENSE | {"kv_lora_rank": 512}, "qk_nope_head_dim: missing"),
     ("qwen3-next", MOE | {"full_attention_interval": 4}, "full_attention_interval: found 4; allowed: layers of full"),
-    ("llama4", MOE | {"interleave_moe_layer_step": 1}, "interleave_moe_layer_step: found 1"),
+    ("jamba", MOE | {"attn_layer_period": 8}, "attn_layer_period: found 8; allowed: layers of full"),
+    ("experts by another name", DENSE | {"expert_count": 8}, "expert_count: found 8; allowed: .*num_local_experts"),
+    ("no moe layers", MOE | {"moe_layer_start_index": 24}, "moe_layer_start_index: found 24; allowed: .* from 0 to 23"),
 ]
 
 
