@@ -28,6 +28,7 @@ from sdsim.experiment import cells, run_cells
 from sdsim.result import Result, refuse_existing, to_json, write_folder
 from sdsim.scenario import Scenario, load_scenario
 from sdsim.statistics import mean_summary
+from sdsim.steadiness import doubtful_runs
 from sdsim.verdict import Comparison, compare, verdict
 
 EXAMPLE = """example:
@@ -88,6 +89,8 @@ def main(words: Sequence[str]) -> int:
     if folder is not None:
         write_run(folder, results, runs, None if options.no_plots else options.plots, options.html, options.trace)
     if options.json:
+        for text in warnings(scenario, groups):
+            print(f"warning: {text}", file=sys.stderr)
         print(to_json(runs[0] if len(runs) == 1 else {"runs": runs}))
     elif not options.quiet:
         show(scenario, groups, runs, folder, time.perf_counter() - started)
@@ -177,6 +180,12 @@ def _part(result: Result, results: Sequence[Result]) -> str:
     return name
 
 
+def warnings(scenario: Scenario, groups: Sequence[Comparison]) -> list[str]:
+    """Return what is doubtful about the scenario, and about its runs, policy by policy."""
+    found = [text for group in groups for runs in group.runs.values() for text in doubtful_runs(runs)]
+    return [*doubtful(scenario), *found]
+
+
 def show(
     scenario: Scenario, groups: Sequence[Comparison], runs: list[dict[str, Any]], folder: Path | None, wall_s: float
 ) -> None:
@@ -190,7 +199,7 @@ def show(
     seeds = f"{scenario.seeds} seeds" if scenario.seeds > 1 else f"seed {scenario.seed}"
     line = f"{scenario.name} · {scenario.model} · {' + '.join(pools)} · {seeds}"
     fleets = [fleet_line(run) for run in runs if "fleet" in run]
-    notes = [*fleets, *doubtful(scenario), *([f"files: {folder}"] if folder else []), f"{wall_s:.1f} s"]
+    notes = [*fleets, *warnings(scenario, groups), *([f"files: {folder}"] if folder else []), f"{wall_s:.1f} s"]
     lines = [text for group in groups for text in verdict(group)]
     print_runs(Console(), runs, line, lines, notes)
 

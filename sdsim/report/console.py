@@ -53,9 +53,16 @@ def quality_line(qualities: Sequence[dict[str, float]]) -> str:
     parts = []
     for name in QUALITIES:
         shares = [100 * quality.get(name, 0.0) for quality in qualities]
-        low, high = f"{min(shares):.0f}", f"{max(shares):.0f}"
+        low, high = _whole(min(shares)), _whole(max(shares))
         parts.append(f"{low if low == high else f'{low} to {high}'}% {name}")
     return f"predicted time: {', '.join(parts)}"
+
+
+def _whole(percentage: float) -> str:
+    """Return a whole percentage; what is next to nothing, or next to all, is not called so."""
+    if 0 < percentage < 0.5:
+        return "<1"
+    return ">99" if 99.5 <= percentage < 100 else f"{percentage:.0f}"
 
 
 def predict_table(console: Console, rows: Sequence[dict[str, Any]], title: str, full: bool = False) -> None:
