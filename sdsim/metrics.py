@@ -124,7 +124,10 @@ def speculation(steps: Columns) -> dict[str, float | None]:
 def summarise(
     requests: Columns, steps: Columns, irregular: FloatArray, slo: Slo | None, gpus: float, warmup_s: float = 0.0
 ) -> dict[str, Any]:
-    """Return the summary of one run. Requests that arrive and steps that start before *warmup_s* are left out."""
+    """Return the summary of one run. Requests that arrive and steps that start before *warmup_s* are left out.
+
+    The *irregular* gaps are those of the steps that count.
+    """
     requests = {k: v[requests["arrival_s"] >= warmup_s] for k, v in requests.items()}
     steps = {k: v[steps["start_s"] >= warmup_s] for k, v in steps.items()}
     done = ~np.isnan(requests["finish_s"])

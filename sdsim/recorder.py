@@ -70,12 +70,14 @@ class Recorder:
         self._at = 0
         self._columns: list[list[FloatArray]] = [[] for _ in STEP_COLUMNS]
         self._gaps = array("d")
+        self._gap_starts = array("d")
         self.finished = self._order.extend
         """Record requests that finished, or never will."""
 
-    def gaps(self, gaps: FloatArray) -> None:
-        """Record inter-token gaps that are not simply a step's duration, s."""
+    def gaps(self, gaps: FloatArray, start_s: float) -> None:
+        """Record inter-token gaps that are not simply a step's duration, s, and end with the step that began then."""
         self._gaps.extend(gaps.tolist())
+        self._gap_starts.extend([start_s] * len(gaps))
 
     def stepped(
         self, shape: StepShape, replica: int, step: int, start_s: float, seconds: float, waiting: int, kv_used: int,
@@ -130,6 +132,9 @@ class Recorder:
             column.clear()
         return found
 
-    def irregular_gaps(self) -> FloatArray:
-        """Return the gaps of rows that sat out a step: evicted, or left out by the token budget."""
-        return np.array(self._gaps, dtype=np.float64)
+    def irregular_gaps(self, from_s: float = 0.0) -> FloatArray:
+        """Return the gaps of rows that sat out a step, evicted or left out by the token budget.
+
+        They end with a step that began at *from_s* or later.
+        """
+        return np.array(self._gaps, dtype=np.float64)[np.array(self._gap_starts) >= from_s]

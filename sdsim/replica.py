@@ -200,7 +200,7 @@ class Replica:
         if finished:
             self._finished(scheduler.finished(finished))
         if gaps:
-            self._recorder.gaps(scheduler.gaps[:gaps])
+            self._recorder.gaps(scheduler.gaps[:gaps], self._now)
         self._recorder.stepped(
             shape, self.index, self.step, self._now, self.seconds, waiting, used, emitted, accepted, shape.rows - late
         )

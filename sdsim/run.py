@@ -181,9 +181,8 @@ def _part(result: Result, results: Sequence[Result]) -> str:
 
 
 def warnings(scenario: Scenario, groups: Sequence[Comparison]) -> list[str]:
-    """Return what is doubtful about the scenario, and about its runs, policy by policy."""
-    found = [text for group in groups for runs in group.runs.values() for text in doubtful_runs(runs)]
-    return [*doubtful(scenario), *found]
+    """Return what is doubtful about the scenario, and about its runs."""
+    return [*doubtful(scenario), *(text for group in groups for text in doubtful_runs(group.runs))]
 
 
 def show(

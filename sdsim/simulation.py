@@ -237,7 +237,7 @@ class _Run:
             more = {"fleet": self.fleet.summary()}
             gpus = more["fleet"]["gpu_seconds"] / simulated_s if simulated_s else gpus
         table, steps = self.recorder.requests(), self.recorder.steps()
-        gaps = self.recorder.irregular_gaps()
+        gaps = self.recorder.irregular_gaps(self.scenario.warmup)
         summary: dict[str, Any] = {"policy": self.label, "engine": engine, "seed": self.seed}
         summary |= summarise(table, steps, gaps, self.slo, gpus, self.scenario.warmup)
         summary |= {

@@ -34,10 +34,20 @@ def shared(shape: StepShape) -> float:
     return float(shape.rows + shape.prefill_rows)
 
 
+def prompts(shape: StepShape) -> float:
+    """Each prompt token takes 1 ms, and nothing else does: a prompt and its one token are served in a single step."""
+    return shape.prefill_tokens / 1000
+
+
 def served(
-    arrivals: FloatArray, outputs: IntArray, rows: int, price: Callable[[StepShape], float], **changes: Any
+    arrivals: FloatArray,
+    outputs: IntArray,
+    rows: int,
+    price: Callable[[StepShape], float],
+    prompt: IntArray | None = None,
+    **changes: Any,
 ) -> Result:
-    """Serve requests of one prompt token that arrive at *arrivals* (NaN: closed loop), *rows* at a time."""
+    """Serve requests that arrive at *arrivals* (NaN: closed loop), *rows* at a time; of one prompt token by default."""
     mapping = {
         "model": "qwen3-30b-a3b",
         "gpus": "1 x h200",
@@ -45,7 +55,9 @@ def served(
         "workload": {"kind": "poisson", "rate": 1, "limit": len(arrivals), "lengths": {"prompt": 1, "output": 1}},
     }
     ones = np.ones(len(arrivals), dtype=np.int64)
-    given = Requests(np.arange(len(arrivals)), arrivals, ones, np.asarray(outputs, dtype=np.int64), 0 * ones)
+    given = Requests(
+        np.arange(len(arrivals)), arrivals, ones if prompt is None else prompt, np.asarray(outputs, np.int64), 0 * ones
+    )
     with patch("sdsim.simulation.requests", lambda *_: iter([given])):
         return simulate_priced(scenario_from_mapping(mapping | changes), price, ROOM)
 

@@ -154,7 +154,7 @@ def test_single_policy_over_seeds_shows_intervals() -> None:
 def test_verdict_quality_and_notes_follow_in_order() -> None:
     long = "files: " + "runs/" * 40
     text = printed([summary("off"), summary()], 80, ("fixed-3 wins.",), (long, "3.2 s"))
-    places = [text.index(line) for line in ("fixed-3 wins.", "predicted time: 0% measured", long, "3.2 s")]
+    places = [text.index(line) for line in ("fixed-3 wins.", "predicted GPU time: 0% measured", long, "3.2 s")]
     assert places == sorted(places)
 
 
@@ -182,10 +182,18 @@ def test_colour_only_on_a_terminal() -> None:
 
 
 def test_quality_is_a_range_where_runs_differ() -> None:
-    assert quality_line([EXTRAPOLATED]) == "predicted time: 0% measured, 0% interpolated, 100% extrapolated"
+    assert quality_line([EXTRAPOLATED]) == "predicted GPU time: 0% measured, 0% interpolated, 100% extrapolated"
     mixed = {"measured": 0.8, "interpolated": 0.15, "extrapolated": 0.05}
     text = quality_line([EXTRAPOLATED, mixed])
-    assert text == "predicted time: 0 to 80% measured, 0 to 15% interpolated, 5 to 100% extrapolated"
+    assert text == "predicted GPU time: 0 to 80% measured, 0 to 15% interpolated, 5 to 100% extrapolated"
+
+
+def test_little_is_not_called_none() -> None:
+    """Whatever is extrapolated at all shows, and only what is all of it is called all."""
+    some = {"measured": 0.9961, "interpolated": 0.0, "extrapolated": 0.0039}
+    assert quality_line([some]) == "predicted GPU time: >99% measured, 0% interpolated, <1% extrapolated"
+    text = quality_line([some, {"measured": 1.0, "interpolated": 0.0, "extrapolated": 0.0}])
+    assert text == "predicted GPU time: >99 to 100% measured, 0% interpolated, 0 to <1% extrapolated"
 
 
 def prediction(batch: int, length: int, context: int = 128) -> dict[str, Any]:

@@ -471,7 +471,7 @@ def test_table_and_pictures(tmp_path, predicted, capsys):
         "TPOT",
         "saturated",
         "KV blocks",
-        "predicted time",
+        "predicted GPU time",
         "ok ",
     ):
         assert (words in said) is (words != "saturated")

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdsim.metrics import Slo, distribution, meets, speculation, summarise, weighted_distribution
+from sdsim.recorder import Recorder
+from sdsim.request import RequestTable
+from sdsim.scenario import scenario_from_mapping
 from sdsim.statistics import interval, mean_summary, relative_gain
+from tests.priced import simulate_priced
+from tests.random_scenarios import random_case
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 20)), min_size=1, max_size=40))
@@ -89,6 +94,27 @@ def test_warmup_cut_and_nothing_at_all():
     assert empty["ttft_s"] == {"mean": None, "p50": None, "p90": None, "p99": None}
     assert empty["output_tokens_per_s"] is None
     assert empty["slo_attainment"] is None
+
+
+def test_the_warm_up_cut_leaves_out_gaps_too():
+    recorder = Recorder(RequestTable())
+    recorder.gaps(np.array([9.0, 8.0]), 0.5)
+    recorder.gaps(np.array([2.0]), 1.0)
+    assert recorder.irregular_gaps().tolist() == [9, 8, 2]
+    assert recorder.irregular_gaps(1.0).tolist() == [2]
+
+
+def test_after_a_warm_up_longer_than_the_run_nothing_is_left():
+    """Not even the gaps of rows that were evicted."""
+    evicted = 0
+    for number in range(6):
+        mapping, pools = random_case(number)
+        scenario = scenario_from_mapping(mapping | {"policy": "off", "engine": "ideal", "until": None})
+        evicted += simulate_priced(scenario, lambda shape: 0.01, pools).summary["preemptions"]
+        late = scenario.model_copy(update={"warmup": 1e9})
+        found = simulate_priced(late, lambda shape: 0.01, pools).summary["itl_s"]
+        assert found == dict.fromkeys(("mean", "p50", "p90", "p99"))
+    assert evicted
 
 
 def test_intervals_cover():

@@ -69,7 +69,9 @@ def test_ci_runs_the_readmes_test_command():
 
 def test_the_main_job_prints_the_readmes_figures(capsys):
     assert run([str(ROOT / "scenarios/bursty.yaml"), "--json"]) == 0
-    runs = json.loads(capsys.readouterr().out)["runs"]
+    said = capsys.readouterr()
+    assert said.err == ""
+    runs = json.loads(said.out)["runs"]
     for result in runs:
         row = next(line for line in TEXT.splitlines() if line.startswith(result["policy"] + " "))
         shown = float(re.search(r"([\d.]+) ±", row)[1])  # type: ignore[index]

@@ -157,7 +157,7 @@ def test_the_table_answers(small, capsys, monkeypatch):
     assert "is first with" in text
     assert "95% interval" in text
     assert "pays above an acceptance of" in text
-    assert "predicted time: " in text
+    assert "predicted GPU time: " in text
     assert (Path(small).parent / "runs/small/summary.json").exists()
 
 
@@ -201,3 +201,16 @@ def test_shipped_scenarios_load_and_are_short(path):
 def test_bad_options_are_refused(small, option):
     with pytest.raises(ScenarioError, match=option[0].removeprefix("--")):
         main([small, "--json", *option])
+
+
+def test_a_run_that_is_too_short_says_so_where_it_is_read(small, capsys):
+    """In the notes; under --json on stderr, for stdout has one object alone."""
+    line = "fixed-3: 60 requests finished, so p99 rests on 1 of them; lengthen the run"
+    words = [small, "--set", "workload.rate=5/s"]
+    assert main([*words, "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["policy"] == "fixed-3"
+    assert said.err == f"warning: {line}\n"
+    assert main([*words, "--out", str(Path(small).parent / "folder"), "--html", "--no-plots"]) == 0
+    assert line in capsys.readouterr().out.splitlines()
+    assert line in (Path(small).parent / "folder/report.html").read_text()

@@ -49,13 +49,13 @@ def _print_legend(console: Console, runs: Sequence[dict[str, Any]]) -> None:
 
 
 def quality_line(qualities: Sequence[dict[str, float]]) -> str:
-    """Return what the predicted times rest on; a range where runs differ."""
+    """Return what the predicted times rest on, but for the host's; a range where runs differ."""
     parts = []
     for name in QUALITIES:
         shares = [100 * quality.get(name, 0.0) for quality in qualities]
         low, high = _whole(min(shares)), _whole(max(shares))
         parts.append(f"{low if low == high else f'{low} to {high}'}% {name}")
-    return f"predicted time: {', '.join(parts)}"
+    return f"predicted GPU time: {', '.join(parts)}"
 
 
 def _whole(percentage: float) -> str:

@@ -33,6 +33,7 @@ from sdsim.report.html.table import table
 from sdsim.report.html.traffic import traffic_charts
 from sdsim.report.runs_table import runs_sheet
 from sdsim.result import Result, write_file
+from sdsim.steadiness import doubtful_runs
 
 Section = tuple[str, str, str]
 """Id, heading and body."""
@@ -88,7 +89,9 @@ def _answer(groups: Sequence[Group]) -> Section:
             )
             parts += [f"<h3>{escape(title)}</h3>"] if title else []
             parts += [f"<p>{escape(text)}</p>" for text in sentences]
-        warned = "".join(f"<li>{escape(text)}</li>" for text in doubtful(whole_scenario(group)))
+        runs = {line.label: line.results for line in group.lines}
+        doubts = [*doubtful(whole_scenario(group)), *doubtful_runs(runs)]
+        warned = "".join(f"<li>{escape(text)}</li>" for text in doubts)
         parts += [f'<ul class="warnings">{warned}</ul>'] if warned else []
     qualities = [result.summary["data_quality"] for group in groups for result in group.results]
     return "answer", "The answer", "".join(parts) + f"<p>{escape(quality_line(qualities).capitalize())}.</p>"
