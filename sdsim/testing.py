@@ -20,8 +20,8 @@ from sdsim.policy import Observation, Outcome, Plan, Policy
 from sdsim.step import StepShape
 
 PLAN_BUDGET_S = 50e-6
-RETRIES = 20
-"""How often a plan that took too long is timed again: other work on the machine only slows it."""
+CALLS, ROUNDS, TRIES, PAUSE_S = 40, 8, 20, 0.1
+"""Plans of a round, rounds of a try, and how often plans that took too long are tried, s apart."""
 ROWS = (0, 1, 2, 7, 64, 256)
 
 
@@ -144,7 +144,7 @@ def check_policy(make: Callable[[], Policy], budget_s: float | None = PLAN_BUDGE
 
     Legal plans only; the same plans from the same observations; no clock and no global randomness read; late, lost and
     repeated outcomes and empty batches survived; no writing into the observation (its arrays are read-only); `plan`
-    within *budget_s* at 256 rows.
+    within *budget_s* of CPU time at 256 rows, unless a debugger or a measure of coverage slows each line.
     """
     policy = make()
     assert isinstance(policy, Policy), f"{policy!r} has no plan and learn"
@@ -168,24 +168,29 @@ def check_policy(make: Callable[[], Policy], budget_s: float | None = PLAN_BUDGE
     assert all(map(_same, first, second)), "two fresh policies planned differently on the same observations"
     for deliver in (late, twice, lost):
         _plans(make(), lengths, deliver)
-    if budget_s is not None:
-        took = plan_seconds(policy, lengths)
-        for _ in range(RETRIES):
-            if took <= budget_s:
-                break
-            took = min(took, plan_seconds(policy, lengths))
+    if budget_s is not None and sys.gettrace() is None:
+        took = plan_seconds(policy, lengths, budget_s)
         assert took <= budget_s, f"plan takes {took * 1e6:.0f} us at 256 rows; allowed: {budget_s * 1e6:.0f} us"
 
 
-def plan_seconds(policy: Policy, lengths: tuple[int, ...], repeats: int = 300) -> float:
-    """Return the time of `plan` at 256 rows, s, once warm: the tenth percentile, as other work slows it."""
-    seen = next(o for o in observations(lengths) if o.batch == 256)
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        policy.plan(seen)
-        times.append(time.perf_counter() - started)
-    return float(np.quantile(times[repeats // 3 :], 0.1))
+def plan_seconds(policy: Policy, lengths: tuple[int, ...], enough: float = 0.0, kinds: int = 1) -> float:
+    """Return the CPU time of a plan at 256 rows, s, over *kinds* of observations, once warm.
+
+    The best of many rounds, which other work on the machine can only slow; tries end with one of at most *enough*.
+    """
+    seen = [o for o in observations(lengths, steps=kinds * len(ROWS)) if o.batch == 256]
+    calls = max(CALLS // kinds, 1) * seen
+    best = float("inf")
+    for _ in range(TRIES):
+        for _ in range(ROUNDS):
+            started = time.thread_time()
+            for one in calls:
+                policy.plan(one)
+            best = min(best, (time.thread_time() - started) / len(calls))
+        if best <= enough:
+            break
+        time.sleep(PAUSE_S)
+    return best
 
 
 def check_latency_model(model: LatencyModel, shape: StepShape | None = None) -> None:

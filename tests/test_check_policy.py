@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sdsim.policy import Plan, learn_nothing
-from sdsim.testing import check_policy
+from sdsim.testing import check_policy, plan_seconds
 
 OWN = np.random.default_rng(7)
 
@@ -89,3 +89,23 @@ def test_a_policy_that_keeps_time_in_learn_is_caught():
 
     with pytest.raises(AssertionError, match=r"reads the clock \(time.process_time\) at .*test_check_policy.py:\d+"):
         check_policy(lambda: Timed(lambda: 1), budget_s=None)
+
+
+@pytest.mark.speed
+def test_a_slow_plan_is_caught():
+    """However idle the machine: a plan of 80 us is too long."""
+
+    def slow():
+        until = time.thread_time() + 80e-6
+        while time.thread_time() < until:
+            pass
+        return 0
+
+    policy = Fickle(slow)
+    assert plan_seconds(policy, (0, 3), 50e-6) > 80e-6
+
+
+@pytest.mark.speed
+def test_a_policy_over_its_budget_fails():
+    with pytest.raises(AssertionError, match=r"plan takes \d+ us at 256 rows; allowed: 0 us"):
+        check_policy(lambda: Fickle(lambda: 0), budget_s=1e-9)

@@ -11,7 +11,8 @@ import pytest
 from sdsim.errors import PolicyError
 from sdsim.policies import BUILT_IN, FlatCosts, check_parameters, get_policy, policy_class, policy_names
 from sdsim.policy import Observation, Outcome
-from sdsim.testing import check_policy, observations, plan_seconds
+from sdsim.testing import check_policy, observations
+from tests.machine import plan_budget
 
 PARAMETERS = {
     "fixed": {"length": 3},
@@ -69,7 +70,7 @@ ORACLES = sorted(name for name in BUILT_IN if "truth" in getattr(policy_class(na
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN.keys() - ORACLES))
 def test_contract(name):
-    check_policy(lambda: get_policy(name, PARAMETERS.get(name), Slope()))
+    check_policy(lambda: get_policy(name, PARAMETERS.get(name), Slope()), plan_budget())
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -86,12 +87,6 @@ def test_oracles_keep_the_contract_but_for_their_time(name):
 def test_oracles_refuse_to_plan_without_the_truth(name):
     with pytest.raises(PolicyError, match="which only a simulation knows; use another"):
         get_policy(name, PARAMETERS.get(name), Slope()).plan(seen(2))
-
-
-@pytest.mark.parametrize("name", SIMPLE)
-def test_simple_policies_plan_in_ten_microseconds(name):
-    policy = get_policy(name, PARAMETERS.get(name), Slope())
-    assert min(plan_seconds(policy, (0, 1, 2, 3, 4)) for _ in range(5)) < 10e-6
 
 
 def test_policies_import_no_heavy_package():
