@@ -186,6 +186,10 @@ def test_a_policy_may_have_slack_once_there_is_a_target(prices_file):
     assert settings(given).tpot_s == 0.05
 
 
+def test_a_policy_may_do_without_what_the_engine_does_not_know(prices_file):
+    assert settings({"policy": {"kind": "auto", "lengths": [0, 1, 4]}, "prices": str(prices_file)}).policy.needs
+
+
 @pytest.fixture
 def prices_file(tmp_path):
     from sdsim.adapters.prices import tabulate
@@ -607,6 +611,18 @@ def test_settings_reach_the_policy_through_vllms_additional_config(vllm_engine, 
     steps = traffic(engine)
     assert {length for batch, _, length in steps if batch <= 3} == {4}
     assert 0 in {length for batch, _, length in steps if batch > 6}
+
+
+@with_each_scheduler
+def test_auto_runs_in_vllm_and_learns_what_its_workers_accept(vllm_engine, prices_file, kind):
+    """Steps that take a second whatever they hold: the longest drafts win, of which the workers accept half."""
+    engine = vllm_engine(kind, {"policy": {"kind": "auto", "lengths": [0, 1, 4]}, "prices": str(prices_file)})
+    driver = engine.scheduler.sdsim
+    lengths = [length for _, _, length in traffic(engine)]
+    assert not driver.guard.fault
+    assert set(lengths[10:]) == {4}
+    tokens = driver.guard.policy._belief.forecast.tokens
+    assert tokens[4] == pytest.approx(3.0, abs=0.3), "itself and two of four"
 
 
 @with_each_scheduler

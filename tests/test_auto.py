@@ -184,6 +184,20 @@ def test_auto_is_no_slower_than_no_speculation(rate):
     assert throughput({"kind": "auto"}, rate=rate) > 0.99 * throughput({"kind": "off"}, rate=rate)
 
 
+def test_where_requests_wait_for_blocks_a_drafter_that_does_not_pay_goes_sooner():
+    """Its memory keeps them waiting; with room to spare, more is lost before it counts as shown."""
+    cost, kept = Linear(), {}
+    for waiting, free in ((30, 0), (0, 10**6)):
+        policy = get_policy("auto", {"lengths": list(LENGTHS)}, cost)
+        for step in range(4000):
+            plan = policy.plan(seen(32, step, context=4000, pending=1, waiting=waiting, kv_free=free))
+            if plan.drafter == "dropped":
+                break
+            policy.learn(outcome(step, np.zeros(32), 1))
+        kept[waiting] = step
+    assert kept[30] < kept[0] / 2
+
+
 def test_auto_is_as_good_as_the_best_constant_length():
     best = max(throughput({"kind": "fixed", "length": k}, rate=0.75) for k in (2, 3, 4))
     assert throughput({"kind": "auto"}, rate=0.75) > 0.99 * best

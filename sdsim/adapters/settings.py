@@ -58,7 +58,8 @@ def load_settings(given: Mapping[str, Any] | None, fillable: frozenset[str]) -> 
         _number(where, "probe", found.get("probe", PROBE), int),
         _number(where, "tpot", found["tpot"], float) if "tpot" in found else None,
     )
-    lacking = frozenset(getattr(settings.policy, "needs", ())) - fillable
+    spared = frozenset(getattr(settings.policy, "does_without", ()))
+    lacking = frozenset(getattr(settings.policy, "needs", ())) - spared - fillable
     if settings.tpot_s is None and "slo_slack" in getattr(settings.policy, "needs", ()):
         lacking |= {"slo_slack"}
     if lacking:

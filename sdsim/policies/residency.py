@@ -7,7 +7,8 @@ again, for the rows and for those that wait, it is dropped, and at that price lo
 times what hindsight would lose (ski rental: Karlin et al. 1988).
 
 Where requests wait for KV blocks, the drafter's memory would hold `ROOM` - 1 rows more for each row: decoding alone
-would be faster by the ratio of its tokens a second with and without them, and its times count that much less.
+would be faster by the ratio of its tokens a second with and without them, and its times count that much less. Drafts
+are then made for many rows, which soon show what they are worth: `PRESSED` reloads' worth is evidence enough.
 
 Loading again is a pass over all that the rows have stored. While the room that the drafter gave back is in use, its
 return would evict requests, and counts `EVICTIONS` times. For at most the share `EXPLORED` of the time spent without, a
@@ -25,6 +26,8 @@ from sdsim.policy import Observation, StepCosts
 
 EVIDENCE = 2.0
 """Reloads' worth of time lost at which a loaded drafter is dropped: it then tells no more what it would be worth."""
+PRESSED = 0.5
+"""The same where requests wait for KV blocks: each step that the drafter stays keeps some of them waiting."""
 ROOM = 1.1
 """Rows that fit without a drafter for each that fits with it: a small drafter has a tenth of the KV."""
 BLOCK = 16
@@ -77,12 +80,13 @@ class Residency:
         added = prices.warm + prices.prompt * carried
         alone = choice.alone - prices.warm
         if self.loaded:
-            spared = choice.tokens / rows * alone
-            lost = choice.seconds - choice.plain + added + alone - spared / self._relief(observation, prices)
+            spared, pressed = choice.tokens / rows * alone, _pressed(observation)
+            relief = prices.relief if pressed else 1.0
+            lost = choice.seconds - choice.plain + added + alone - spared / relief
             self.on_trial = max(self.on_trial - int(observation.pending.sum()), 0) if self.on_trial else 0
             self._account = max(self._account + lost, 0.0)
             reload = prices.reload * (rows + observation.waiting) / rows
-            if self._account > EVIDENCE * reload and not self.on_trial:
+            if self._account > (PRESSED if pressed else EVIDENCE) * reload and not self.on_trial:
                 self._change(observation, False)
             return
         if self._before is not None:
@@ -99,13 +103,12 @@ class Residency:
             self.on_trial = TRIAL
             self._change(observation, True)
 
-    def _relief(self, observation: Observation, prices: _Prices) -> float:
-        rows = len(observation.request_ids)
-        free = observation.kv_free * BLOCK * rows
-        if not observation.waiting or free >= observation.stored_tokens:
-            return 1.0
-        return prices.relief
-
     def _change(self, observation: Observation, loaded: bool) -> None:
         self.loaded, self._account = loaded, 0.0
         self._before = None if loaded else observation.kv_free
+
+
+def _pressed(observation: Observation) -> bool:
+    """Return whether requests wait, and the free blocks hold no row as long as those at hand."""
+    free = observation.kv_free * BLOCK * len(observation.request_ids)
+    return bool(observation.waiting and free < observation.stored_tokens)
