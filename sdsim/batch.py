@@ -188,10 +188,14 @@ def _add_chunk(b: Planned, request: int, budget: int) -> int:
 
 @compiled
 def _admit(b: Planned, budget: int) -> None:
-    """Admit waiting requests in order while rows, tokens and blocks last (rule 3.5)."""
+    """Admit waiting requests in order while rows, tokens and blocks, for all their tokens, last (rule 3.5)."""
     places = b.state[MAX_ROWS] - b.state[ROWS] - b.state[CHUNKS]
     while b.state[WAITING] > 0 and places > 0 and budget > 0:
-        chunk = _add_chunk(b, b.queue[b.state[HEAD]], budget)
+        request = b.queue[b.state[HEAD]]
+        tokens = b.requests[PROMPT, request] + b.requests[GENERATED, request]
+        if _blocks_for(tokens, b.state[BLOCK_SIZE]) > b.state[FREE]:
+            break
+        chunk = _add_chunk(b, request, budget)
         if chunk == NONE:
             break
         b.state[HEAD] = (b.state[HEAD] + 1) % len(b.queue)

@@ -193,8 +193,9 @@ class Replica:
             request = self.waiting[0]
             tokens = request.uncomputed()[:budget]
             blocks = self.needed(len(tokens) + self.lookahead)
-            if blocks > self.free:
+            if max(blocks, self.needed(len(request.tokens()))) > self.free:
                 self.rules["3.5 blocks lack"] += 1
+                self.rules["3.5 blocks lack for the whole alone"] += blocks <= self.free
                 break
             self.rules["3.5 admits" + (" again" if request.emitted else "")] += 1
             self.rules["3.5 admits in part"] += len(tokens) < len(request.uncomputed())

@@ -6,7 +6,6 @@ python -m pip install vllm pytest hypothesis; PYTHONPATH=. python -m pytest test
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import warnings
@@ -22,6 +21,15 @@ from sdsim.adapters.settings import Settings, load_settings
 from sdsim.engine_config import ranges, read_vllm_ranges, vllm_speculative_config
 from sdsim.errors import PolicyError
 from sdsim.policy import Plan, learn_nothing
+from tests.real_vllm import (
+    drafts,
+    import_vllm,
+    make_request,
+    make_scheduler,
+    speculative_config,
+    worker_output,
+    write_model,
+)
 
 TABLE = [[1, 3, 4], [4, 6, 1], [7, 16, 0]]
 MAX_NUM_SEQS = 16
@@ -394,48 +402,29 @@ def test_without_vllm_the_module_loads_and_a_wrong_name_is_an_attribute_error():
 # --- vLLM's own schedulers ---
 
 
-def import_vllm(name):
-    """Return a module of vLLM, or skip; its imports warn."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            importlib.import_module("vllm")
-        except ImportError as error:
-            pytest.skip(f"vLLM is not importable ({error}); see the top of this file")
-        platforms = importlib.import_module("vllm.platforms")
-        if not platforms.current_platform.device_type:  # before 0.33 a CUDA build knows no CPU
-            platforms._current_platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform()
-        return importlib.import_module(name)
-
-
 class FakeWorker:
     """Runs steps by a rule: drafts as many tokens as it is asked for, and accepts half of those it verifies."""
 
-    def __init__(self, outputs):
-        self.outputs, self.steps = outputs, []
+    def __init__(self):
+        self.steps = []
 
     def run(self, scheduled):
         names = list(scheduled.num_scheduled_tokens)
         verified = {name: len(drafts) for name, drafts in scheduled.scheduled_spec_decode_tokens.items()}
         self.steps.append((len(names), verified, scheduled.num_spec_tokens_to_schedule))
-        sampled = [[5] * (1 + verified.get(name, 0) // 2) for name in names]
-        places = {name: place for place, name in enumerate(names)}
-        return self.outputs.ModelRunnerOutput(
-            req_ids=names, req_id_to_index=places, sampled_token_ids=sampled, logprobs=None, prompt_logprobs_dict={},
-            pooler_output=[],
-        )  # fmt: skip
+        return worker_output(names, [[5] * (1 + verified.get(name, 0) // 2) for name in names])
 
 
 class Engine:
     """vLLM's scheduler, its requests and a faked worker, stepped as `EngineCore` does."""
 
-    def __init__(self, scheduler, worker, make_request, lag):
-        self.scheduler, self.worker, self.make_request, self.lag = scheduler, worker, make_request, lag
+    def __init__(self, scheduler, lag):
+        self.scheduler, self.worker, self.lag = scheduler, FakeWorker(), lag
         self.queue, self.sent = [], 0
 
     def arrive(self, count):
         for _ in range(count):
-            self.scheduler.add_request(self.make_request(str(self.sent)))
+            self.scheduler.add_request(make_request(str(self.sent), prompt=20, output=60))
             self.sent += 1
 
     def step(self):
@@ -445,29 +434,14 @@ class Engine:
             done, result = self.queue.pop(0)
             self.scheduler.update_from_output(done, result)
             if not self.lag and done.num_spec_tokens_to_schedule:
-                drafts = [[5] * done.num_spec_tokens_to_schedule for _ in result.req_ids]
-                self.scheduler.update_draft_token_ids(self.worker.outputs.DraftTokenIds(result.req_ids, drafts))
+                self.scheduler.update_draft_token_ids(drafts(result.req_ids, done.num_spec_tokens_to_schedule))
         return scheduled
 
 
-TINY = {
-    "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_size": 16, "intermediate_size": 16,
-    "moe_intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1,
-    "head_dim": 16, "vocab_size": 64, "num_experts": 4, "num_experts_per_tok": 2, "max_position_embeddings": 1024,
-    "decoder_sparse_step": 1, "norm_topk_prob": True, "rms_norm_eps": 1e-6, "rope_theta": 1e4,
-    "tie_word_embeddings": False, "mlp_only_layers": [], "hidden_act": "silu",
-}  # fmt: skip
-
-
-def speculative(config, model, table=TABLE):
-    """Return vLLM's parsed SpeculativeConfig of *table*, the model drafting for itself."""
+def speculative(model, table=TABLE):
+    """Return vLLM's parsed SpeculativeConfig of *table*."""
     written = vllm_speculative_config(read_vllm_ranges(table, MAX_NUM_SEQS, LONGEST), method="draft_model", model=model)
-    written = json.loads(json.dumps(written))
-    return config.SpeculativeConfig(
-        target_model_config=config.ModelConfig(model=model, skip_tokenizer_init=True, dtype="bfloat16", seed=0),
-        target_parallel_config=config.ParallelConfig(),
-        **written,
-    )
+    return speculative_config(model, **json.loads(json.dumps(written)))
 
 
 @pytest.fixture
@@ -475,45 +449,16 @@ def vllm_engine(tmp_path, monkeypatch):
     """Return a maker of engines: of a kind of scheduler, with settings for the policy or none."""
     monkeypatch.setenv("VLLM_TARGET_DEVICE", "cpu")
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
-    config = import_vllm("vllm.config")
-    interface = import_vllm("vllm.v1.kv_cache_interface")
-    outputs, structured = import_vllm("vllm.v1.outputs"), import_vllm("vllm.v1.structured_output")
-    request, sampling = import_vllm("vllm.v1.request"), import_vllm("vllm.sampling_params")
-    torch = import_vllm("torch")
-    (tmp_path / "config.json").write_text(json.dumps(TINY))
-    model = str(tmp_path)
-
-    def make_request(name):
-        sampled = sampling.SamplingParams(max_tokens=60, ignore_eos=True)
-        return request.Request(name, prompt_token_ids=[7] * 20, sampling_params=sampled, pooling_params=None)
+    model = write_model(tmp_path)
 
     def make(kind, additional=None, blocks=1000):
-        limits = {"max_num_seqs": MAX_NUM_SEQS, "max_num_batched_tokens": 2048, "max_model_len": 1024}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            cache = config.CacheConfig(block_size=16, gpu_memory_utilization=0.9, enable_prefix_caching=False)
-            cache.num_gpu_blocks = blocks
-            whole = config.VllmConfig(
-                model_config=config.ModelConfig(model=model, skip_tokenizer_init=True, dtype="bfloat16", seed=0),
-                cache_config=cache,
-                speculative_config=speculative(config, model),
-                additional_config={"sdsim": additional} if additional else {},
-                scheduler_config=config.SchedulerConfig(
-                    **limits, enable_chunked_prefill=True, is_encoder_decoder=False,
-                    async_scheduling=kind == "AsyncScheduler", scheduler_cls=f"sdsim.adapters.vllm.{kind}",
-                ),
-            )  # fmt: skip
-            heads = interface.FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=16, dtype=torch.float32)
-            groups = [interface.KVCacheGroupSpec(["layer"], heads)]
-            scheduler = whole.scheduler_config.get_scheduler_cls()(
-                vllm_config=whole,
-                kv_cache_config=interface.KVCacheConfig(blocks, kv_cache_tensors=[], kv_cache_groups=groups),
-                structured_output_manager=structured.StructuredOutputManager(whole),
-                block_size=16,
-                hash_block_size=16,
-                log_stats=True,
-            )
-        return Engine(scheduler, FakeWorker(outputs), make_request, int(kind == "AsyncScheduler"))
+        lag = int(kind == "AsyncScheduler")
+        scheduler = make_scheduler(
+            model, blocks, speculative(model), {"sdsim": additional} if additional else {},
+            max_num_seqs=MAX_NUM_SEQS, max_num_batched_tokens=2048, async_scheduling=bool(lag),
+            scheduler_cls=f"sdsim.adapters.vllm.{kind}",
+        )  # fmt: skip
+        return Engine(scheduler, lag)
 
     return make
 
@@ -673,9 +618,8 @@ def test_vllm_reads_the_emitted_table_as_this_project_does(tmp_path, monkeypatch
         longest = int(rng.integers(1, 6))
         theirs = utils.build_dynamic_sd_schedule_lookup(gappy, len(table), longest)
         assert theirs[1:] == read_vllm_ranges(gappy, len(table), longest).tolist()
-    (tmp_path / "config.json").write_text(json.dumps(TINY))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        parsed = speculative(import_vllm("vllm.config"), str(tmp_path))
+        parsed = speculative(write_model(tmp_path))
     assert [list(entry) for entry in parsed.num_speculative_tokens_per_batch_size] == TABLE
     assert parsed.num_speculative_tokens == LONGEST

@@ -46,9 +46,19 @@ def test_rows_sit_out_and_are_evicted():
     assert record.evictions > 10
 
 
+GROWING = {"kind": "poisson", "rate": 5000, "limit": 40, "lengths": {"prompt": 30, "output": 90}}
+
+
 def test_heavy_eviction():
-    record = agree(hard(), (20, 20))
+    record = agree(hard(workload=GROWING), (20, 20))
     assert record.evictions > 30
+
+
+def test_prompts_wait_for_room_for_themselves():
+    """Half of each prompt fits beside those that run; none is begun and then evicted."""
+    record = agree(hard(), (18, 18))
+    assert record.rules["3.5 blocks lack for the whole alone"] > 10
+    assert not record.rules["3.3 half-way request evicted"]
 
 
 def test_the_same_request_is_evicted_again_and_again():
@@ -90,7 +100,7 @@ def test_a_dense_model():
 
 
 def test_blocks_of_one_token():
-    record = agree(hard(block_size=1), (400, 400))
+    record = agree(hard(workload=GROWING, block_size=1), (400, 400))
     assert record.evictions > 10
 
 

@@ -285,7 +285,7 @@ def test_counters_that_fell_mean_a_restart():
 
 
 def test_vllms_own_exporter_writes_what_is_read_here():
-    from tests.test_adapters_vllm import import_vllm
+    from tests.real_vllm import import_vllm
 
     metrics = import_vllm("vllm.v1.spec_decode.metrics")
     from prometheus_client import REGISTRY

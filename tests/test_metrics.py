@@ -107,7 +107,7 @@ def test_the_warm_up_cut_leaves_out_gaps_too():
 def test_after_a_warm_up_longer_than_the_run_nothing_is_left():
     """Not even the gaps of rows that were evicted."""
     evicted = 0
-    for number in range(6):
+    for number in range(12):
         mapping, pools = random_case(number)
         scenario = scenario_from_mapping(mapping | {"policy": "off", "engine": "ideal", "until": None})
         evicted += simulate_priced(scenario, lambda shape: 0.01, pools).summary["preemptions"]

@@ -16,9 +16,10 @@ RULES = frozenset(
         "2 chosen from what came late", "2 queued after the choice", "3.1 row evicts itself",
         "3.1 row evicts the newest", "3.1 row takes blocks", "3.2 row sits out", "3.3 half-way request evicted",
         "3.3 half-way request goes on", "3.3 no budget for the half-way request", "3.4 evicts", "3.5 admits",
-        "3.5 admits again", "3.5 admits in part", "3.5 blocks lack", "3.5 eviction bars admission",
-        "3.5 rows are full", "4 admission undone", "4 drafter dropped", "4 drafter loaded again",
-        "4 half-way request cut to none", "4 pool overdrawn", "4 prompts cut", "4 verifies fewer", "6 accepts all",
+        "3.5 admits again", "3.5 admits in part", "3.5 blocks lack", "3.5 blocks lack for the whole alone",
+        "3.5 eviction bars admission", "3.5 rows are full", "4 admission undone", "4 drafter dropped",
+        "4 drafter loaded again", "4 half-way request cut to none", "4 pool overdrawn", "4 prompts cut",
+        "4 verifies fewer", "6 accepts all",
         "6 accepts beyond the end", "6 no draft found", "6 rejects", "7.3 finishes at its prompt's end",
         "7.3 prompt ends", "7.3 prompt ends again",
     }

@@ -16,7 +16,7 @@ import pytest
 from sdsim.engine_config import read_sglang_adaptive_config, read_vllm_ranges
 from sdsim.engine_costs import read_dspark_seconds
 from sdsim.recommend import main
-from tests.test_adapters_vllm import TINY, import_vllm
+from tests.real_vllm import TINY, import_vllm
 from tests.test_recommend import SMALL
 
 pytestmark = [
