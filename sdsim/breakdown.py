@@ -2,7 +2,8 @@
 
 Records hold the tokens of a step and not the KV tokens that it read. All prices but attention's follow from the
 former; attention takes what is left of the recorded time, so that the parts add up to it. How drafter and target share
-attention rests on an estimate of the stored tokens from the blocks in use.
+attention rests on an estimate of the stored tokens from the blocks in use. Where the host works ahead, attention also
+takes what a step waited for the host, which depends on the step before.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def time_by_part(result: Result, system: System | None = None, moments: int = MO
     steps = {name: column[own] for name, column in result.steps.items()}
     if not len(steps["step"]):
         return dict.fromkeys(PARTS, 0.0)
-    latency = (system or make_system(result.scenario)).latency(longest_draft(result.scenario.policies[0]))
+    (spec,) = result.scenario.policies
+    latency = (system or make_system(result.scenario)).latency(longest_draft(spec), loads_drafter(spec))
     chosen = busy_moments(steps["seconds"], moments)
     which, counts = np.unique(chosen, return_counts=True)
     shares = dict.fromkeys(PARTS, 0.0)
@@ -66,7 +68,12 @@ def time_by_part(result: Result, system: System | None = None, moments: int = MO
 def longest_draft(spec: PolicySpec) -> int:
     """Return the longest draft that the policy may ask for, as the simulation has it."""
     policy = get_policy(spec.kind, spec.parameters)
-    return max(getattr(policy, "lengths", DEFAULT_LENGTHS)) if getattr(policy, "loads_drafter", True) else 0
+    return max(getattr(policy, "lengths", DEFAULT_LENGTHS)) if loads_drafter(spec) else 0
+
+
+def loads_drafter(spec: PolicySpec) -> bool:
+    """Return whether the policy has the engine started with a drafter."""
+    return bool(getattr(get_policy(spec.kind, spec.parameters), "loads_drafter", True))
 
 
 def busy_moments(seconds: FloatArray, moments: int) -> IntArray:

@@ -166,5 +166,5 @@ class StepCosts(Protocol):
         ...
 
     def off_seconds(self, rows: int, context: float, prefill_tokens: int = 0) -> float:
-        """Return the time of the same step with no drafter loaded."""
+        """Return the time of the same step with the drafter dropped."""
         ...

@@ -33,7 +33,8 @@ class System:
     target: Model
     draft: Draft | None
     latency: Callable[..., ComposedLatency]
-    """Makes a latency model with its own account of what its prices rest on; takes the longest draft, if known."""
+    """Makes a latency model with its own account of what its prices rest on; takes the longest draft, None where it is
+    not known, and whether the engine is started with the drafter."""
     routing: Routing
     prices: Prices
 
@@ -47,13 +48,13 @@ def make_system(scenario: Scenario, engine: str | None = None) -> System:
     kernels = make_kernels(load_gpu(scenario.gpus.name), scenario.calibration, overhead.kernels)
     collectives = make_collectives(scenario) if scenario.gpus.count > 1 else None
 
-    def latency(longest: int | None = None) -> ComposedLatency:
-        rows = scenario.replica.max_num_seqs
-        return ComposedLatency(target, draft, kernels, overhead, scenario.layout, collectives, rows, longest)
+    def latency(longest: int | None = None, drafter: bool = True) -> ComposedLatency:
+        rows, loaded = scenario.replica.max_num_seqs, draft if drafter else None
+        return ComposedLatency(target, loaded, kernels, overhead, scenario.layout, collectives, rows, longest)
 
     knobs = scenario.routing.model_dump()
     routing = make_routing(target.experts, target.experts_per_token, **knobs)
-    return System(target, draft, latency, routing, Prices(latency(), routing))
+    return System(target, draft, latency, routing, Prices(latency(), routing, latency(drafter=False)))
 
 
 def make_collectives(scenario: Scenario) -> Collectives:
@@ -76,7 +77,7 @@ class Pool:
         self.scenario, self.system, self.policy = scenario, system, policy
         self.loads_drafter, self.lengths = bool(lengths), lengths or (0,)
         self.memory = self._memory()
-        self.latency = system.latency(self.lengths[-1])
+        self.latency = system.latency(self.lengths[-1], self.loads_drafter)
 
     def _memory(self) -> Memory:
         def blocks(draft: Draft | None, longest: int) -> int:

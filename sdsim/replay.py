@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sdsim.latency.composition import ComposedLatency
+from sdsim.latency.pipeline import Pipeline
 from sdsim.policies import get_policy, label
 from sdsim.policies.acceptance_estimate import AcceptanceEstimate
 from sdsim.policy import Observation, Outcome, Plan, Policy, StepCosts
@@ -87,15 +88,25 @@ class Watch:
 
 def watched(latency: ComposedLatency, watch: Watch) -> ComposedLatency:
     """Return *latency*, from now on showing each step that it prices."""
-    price = latency.seconds
+    make = latency.pipeline
 
+    def pipeline() -> Pipeline:
+        made = make()
+        made.seconds = _shown(made.seconds, watch)  # type: ignore[method-assign]
+        return made
+
+    latency.seconds = _shown(latency.seconds, watch)  # type: ignore[method-assign]
+    latency.pipeline = pipeline  # type: ignore[method-assign]
+    return latency
+
+
+def _shown(price: Callable[[StepShape], float], watch: Watch) -> Callable[[StepShape], float]:
     def seconds(shape: StepShape, /) -> float:
         found = price(shape)
         watch.priced(shape, found)
         return found
 
-    latency.seconds = seconds  # type: ignore[method-assign]
-    return latency
+    return seconds
 
 
 def replay(result: Result, visit: Visitor, system: System | None = None) -> None:

@@ -15,7 +15,6 @@ from sdsim.acceptance import Acceptance, make_acceptance
 from sdsim.engine import Engine
 from sdsim.errors import CapacityError, PolicyError
 from sdsim.fleet import Ends, Fleet
-from sdsim.latency.pipeline import Pipeline
 from sdsim.latency.quality import shares
 from sdsim.metrics import slo_of, summarise
 from sdsim.policies import get_policy, label
@@ -171,7 +170,7 @@ class _Run:
         tpot = self.slo.tpot if self.slo else None
         ahead = pool.latency.works_ahead
         rules = Rules(pool.lengths, pool.memory, tpot, self.scenario.feedback_lag, works_ahead=ahead)
-        pipeline = Pipeline(pool.latency) if ahead else None
+        pipeline = pool.latency.pipeline() if ahead else None
         return Replica(
             index,
             self._scheduler(index, pool),

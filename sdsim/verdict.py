@@ -109,7 +109,7 @@ def flip_acceptance(prices: Prices, rows: int, length: int, context: float) -> f
     """Return the acceptance at which drafting *length* tokens breaks even with no drafter, or None if it never does."""
     from scipy.optimize import brentq  # 0.3 s to import, which a run without drafts need not wait for
 
-    needed = prices.step_seconds(rows, length, context) / prices.off_seconds(rows, context)
+    needed = prices.step_seconds(rows, length, context) / prices.cost(rows, 0, context).seconds
     if needed >= length + 1:
         return None
 

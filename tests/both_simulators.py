@@ -98,7 +98,7 @@ def run_naive(scenario: Scenario, pools: naive.Pools) -> tuple[naive.Record, Spi
 
     loads = getattr(policy(), "loads_drafter", True)
     longest = max(0, *spies.made[0].lengths) if loads else 0
-    return naive.run(scenario, system, policy, pools, lambda: Price(system.latency(longest))), spies
+    return naive.run(scenario, system, policy, pools, lambda: Price(system.latency(longest, loads))), spies
 
 
 def same_requests(result: Any, record: naive.Record) -> None:

@@ -26,7 +26,7 @@ class Priced:
 
 def simulate_priced(scenario: Scenario, seconds: Callable[[StepShape], float], pools: Pools | None = None) -> Result:
     """Run *scenario* at the price *seconds*, on KV *pools* with a drafter and without if given."""
-    system: Any = replace(make_system(scenario), latency=lambda longest: Priced(seconds))
+    system: Any = replace(make_system(scenario), latency=lambda *_: Priced(seconds))
     if pools is None:
         return simulate(scenario, system=system)
     with patch("sdsim.pools.kv_blocks", lambda target, draft, *_: pools[draft is None]):

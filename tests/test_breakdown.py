@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdsim.breakdown import PARTS, busy_moments, longest_draft, time_by_part
+from sdsim.breakdown import PARTS, busy_moments, loads_drafter, longest_draft, time_by_part
 from sdsim.chains import chains_by_class
 from sdsim.errors import ScenarioError
+from sdsim.replay import Step, replay
 from sdsim.result import Result
 from sdsim.run_folder import read_run
-from sdsim.simulation import make_system, simulate
+from sdsim.simulation import make_system
 from tests.recorded_runs import record
 
 
@@ -35,28 +35,29 @@ def test_parts_are_those_of_the_run_priced_step_by_step(engine: str, policy: str
     total = float(run.steps["seconds"].mean())
     assert sum(found.values()) == pytest.approx(total, rel=1e-9)
     assert sum(exact.values()) == pytest.approx(total, rel=1e-9)
+    # a host that works ahead (vLLM's, without a drafter) delays some steps, which records do not tell
+    near = 0.02 if (engine, policy) == ("vllm-0.22.1", "off") else 0.01
     for part in PARTS:
-        assert found[part] == pytest.approx(exact[part], abs=0.01 * total)
+        assert found[part] == pytest.approx(exact[part], abs=near * total)
     coarse = time_by_part(run, moments=100)
     assert coarse["experts"] == pytest.approx(exact["experts"], abs=0.05 * total)
 
 
 def priced_parts(run: Result) -> dict[str, float]:
     """Return the parts of the mean step from the cost of every shape that the run priced."""
-    system = make_system(run.scenario)
-    model = system.latency(longest_draft(run.scenario.policies[0]))
-    sums, price = dict.fromkeys(PARTS, 0.0), model.seconds
+    sums, system = dict.fromkeys(PARTS, 0.0), make_system(run.scenario)
 
-    def seconds(shape: Any, /) -> float:
-        cost = model.cost(shape)
+    def visit(seen: Step) -> bool:
+        cost = model.cost(seen.shape)
         spent = {part: sum(cost.components[c] for c in names) for part, names in PARTS.items()}
-        spent["overhead"] += cost.seconds - sum(spent.values())
+        spent["overhead"] += seen.seconds - sum(spent.values())
         for part in PARTS:
             sums[part] += spent[part]
-        return price(shape)
+        return False
 
-    model.seconds = seconds  # type: ignore[method-assign]
-    simulate(run.scenario, system=replace(system, latency=lambda *_: model))
+    (spec,) = run.scenario.policies
+    model = system.latency(longest_draft(spec), loads_drafter(spec))
+    replay(run, visit, system)
     return {part: total / len(run.steps["step"]) for part, total in sums.items()}
 
 

@@ -21,6 +21,8 @@ from sdsim.latency.prices import Prices
 from sdsim.latency.roofline import RooflineKernels
 from sdsim.models import load_model, model_names
 from sdsim.parallel import Layout
+from sdsim.scenario import scenario_from_mapping
+from sdsim.simulation import make_system, simulate
 from sdsim.step import StepShape
 from sdsim.testing import check_latency_model
 
@@ -150,6 +152,19 @@ def test_host_and_gpu_by_scheduling_mode():
     assert engine.seconds(launched, "model") == pytest.approx(2e-3 + 12e-3 + 1e-3 + 2e-3)
     slow = work._replace(launch_draft_s=40e-3)
     assert engine.seconds(slow, "model") == pytest.approx(2e-3 + 40e-3)
+
+
+def test_off_is_the_engine_started_without_a_drafter():
+    """Its host works ahead; with a draft model, which OFF does not load, it would wait for each step's tokens."""
+    base = {"model": "qwen3-30b-a3b", "gpus": "1 x h200", "engine": "vllm-0.22.1", "policy": "off", "slo": {"ttft": 1}}
+    base["workload"] = {"kind": "poisson", "rate": 30, "limit": 40, "lengths": {"prompt": 100, "output": 50}}
+    drafter = {"draft": {"kind": "model", "model": "qwen2-0.5b"}, "acceptance": {"kind": "iid", "rate": 0.8}}
+    without, beside = (scenario_from_mapping(base | more) for more in ({}, drafter))
+    assert simulate(beside).requests["finish_s"].tolist() == simulate(without).requests["finish_s"].tolist()
+    ours, theirs = (make_system(scenario).prices.cost(32, 0, 500) for scenario in (beside, without))
+    assert ours == theirs
+    warm = scenario_from_mapping(base | drafter | {"policy": {"kind": "fixed", "length": 0}})
+    assert simulate(warm).requests["finish_s"].max() > simulate(without).requests["finish_s"].max()
 
 
 def test_draft_passes_bind_the_host_at_small_batch():

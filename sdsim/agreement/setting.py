@@ -97,10 +97,8 @@ class Setting:
             gpu = load_gpu(scenario.gpus.name)
             kernels = make_kernels(gpu, scenario.calibration, engine.kernels, unseen=made.target)
 
-        def latency(longest: int | None = None) -> ComposedLatency:
-            rows = scenario.replica.max_num_seqs
-            return ComposedLatency(
-                made.target, made.draft, kernels, engine, plain.layout, plain.collectives, rows, longest
-            )
+        def latency(longest: int | None = None, drafter: bool = True) -> ComposedLatency:
+            rows, draft = scenario.replica.max_num_seqs, made.draft if drafter else None
+            return ComposedLatency(made.target, draft, kernels, engine, plain.layout, plain.collectives, rows, longest)
 
-        return replace(made, latency=latency, prices=Prices(latency(), made.routing))
+        return replace(made, latency=latency, prices=Prices(latency(), made.routing, latency(drafter=False)))

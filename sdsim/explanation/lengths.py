@@ -38,8 +38,8 @@ def _figures(system: System, seen: Step, length: int | None, rate: float) -> Fac
 
 def cost_at(system: System, seen: Step, length: int | None) -> StepCost:
     """Return the split cost of the step at *length*; None is OFF."""
-    longest = 0 if length is None else seen.observation.draft_lengths[-1]
-    return system.latency(longest).cost(shape_at(system, seen, length))
+    latency = system.latency(0, False) if length is None else system.latency(seen.observation.draft_lengths[-1])
+    return latency.cost(shape_at(system, seen, length))
 
 
 def shape_at(system: System, seen: Step, length: int | None) -> StepShape:

@@ -17,6 +17,7 @@ from sdsim.experts import NoExperts, make_routing
 from sdsim.latency import COMPONENTS, StepCost
 from sdsim.latency.engine_overhead import EngineOverhead, Phases, padded
 from sdsim.latency.forward import Forward
+from sdsim.latency.pipeline import Pipeline
 from sdsim.latency.quality import Bill, Price, PriceList, Quality, shares
 from sdsim.latency.tabled import Tabled
 from sdsim.matrices import Matrix
@@ -185,6 +186,10 @@ class ComposedLatency:
     def works_ahead(self) -> bool:
         """Whether the host schedules a step while the one before runs."""
         return not self._ideal and not self.engine.synchronous(self._draft_kind)
+
+    def pipeline(self) -> Pipeline:
+        """Return what times the steps of one replica, one after another, where the host works ahead."""
+        return Pipeline(self)
 
     @property
     def quality(self) -> dict[str, float]:

@@ -7,8 +7,12 @@ each replica; `LatencyModel.seconds` is the same in the steady state.
 
 from __future__ import annotations
 
-from sdsim.latency.composition import ComposedLatency
+from typing import TYPE_CHECKING
+
 from sdsim.step import StepShape
+
+if TYPE_CHECKING:
+    from sdsim.latency.composition import ComposedLatency
 
 
 class Pipeline:

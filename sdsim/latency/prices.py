@@ -45,10 +45,15 @@ def verify_step(
 
 
 class Prices:
-    """Implements `sdsim.policy.StepCosts` on a latency model."""
+    """Implements `sdsim.policy.StepCosts` on a latency model.
 
-    def __init__(self, latency: LatencyModel, routing: Routing) -> None:
+    *plain* prices OFF: the engine started without a drafter, whose host may work ahead where it waits for a drafter's
+    tokens. By default OFF is the step of *latency* with the drafter dropped, which is the same for an ideal engine.
+    """
+
+    def __init__(self, latency: LatencyModel, routing: Routing, plain: LatencyModel | None = None) -> None:
         self._latency = latency
+        self._plain = latency if plain is None else plain
         self._routing = routing
         self._steps: dict[tuple[int, int, float, int], float] = {}
 
@@ -82,5 +87,6 @@ class Prices:
 
     def cost(self, rows: int, draft_length: int, context: float) -> StepCost:
         """Return the split cost of a step; draft length 0 is OFF."""
-        drafter: Drafter = "on" if draft_length else "dropped"
-        return self._latency.cost(even_step(self._routing, rows, draft_length, context, drafter))
+        if draft_length:
+            return self._latency.cost(even_step(self._routing, rows, draft_length, context, "on"))
+        return self._plain.cost(even_step(self._routing, rows, 0, context, "dropped"))
