@@ -15,7 +15,7 @@ from sdsim.gpus import load_gpu
 from sdsim.latency.calibrated import make_kernels
 from sdsim.latency.composition import ComposedLatency
 from sdsim.latency.engine_overhead import load_engine
-from sdsim.latency.prices import Prices
+from sdsim.latency.prices import MisjudgedPrices, Prices
 from sdsim.models import Model, load_model
 from sdsim.prefix import Prefixes
 from sdsim.replica import Memory
@@ -37,6 +37,8 @@ class System:
     not known, and whether the engine is started with the drafter."""
     routing: Routing
     prices: Prices
+    believed: Prices
+    """What policies go by: the same, unless the scenario has a `price_error`."""
 
 
 def make_system(scenario: Scenario, engine: str | None = None) -> System:
@@ -54,7 +56,11 @@ def make_system(scenario: Scenario, engine: str | None = None) -> System:
 
     knobs = scenario.routing.model_dump()
     routing = make_routing(target.experts, target.experts_per_token, **knobs)
-    return System(target, draft, latency, routing, Prices(latency(), routing, latency(drafter=False)))
+    priced = latency(), routing, latency(drafter=False)
+    prices = believed = Prices(*priced)
+    if scenario.price_error:
+        believed = MisjudgedPrices(*priced, scenario.price_error)
+    return System(target, draft, latency, routing, prices, believed)
 
 
 def make_collectives(scenario: Scenario) -> Collectives:

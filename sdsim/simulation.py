@@ -17,7 +17,7 @@ from sdsim.errors import CapacityError, PolicyError
 from sdsim.fleet import Ends, Fleet
 from sdsim.latency.quality import shares
 from sdsim.metrics import slo_of, summarise
-from sdsim.policies import get_policy, label
+from sdsim.policies import get_policy, label, policy_class
 from sdsim.policy import Policy
 from sdsim.pools import Pool, System, fleet_plan, make_system
 from sdsim.prefix import PrefixCache, Prefixes, ReusingScheduler
@@ -42,8 +42,9 @@ REMEMBERED = 50_000
 
 
 def make_policy(spec: PolicySpec, system: System) -> Policy:
-    """Return a fresh policy that prices its steps on *system*."""
-    return get_policy(spec.kind, spec.parameters, system.prices)
+    """Return a fresh policy that prices its steps on *system*, an oracle by what they take."""
+    oracle = "truth" in getattr(policy_class(spec.kind), "needs", ())
+    return get_policy(spec.kind, spec.parameters, system.prices if oracle else system.believed)
 
 
 def simulate(

@@ -7,7 +7,7 @@ reciprocal is compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,16 @@ def headline(scenario: Scenario) -> str:
     if scenario.slo is not None:
         return "goodput_rps"
     return "output_tokens_per_s" if scenario.workload.kind == "closed" else "e2e_s.mean"
+
+
+def score(figure: str, summary: Mapping[str, Any]) -> float:
+    """Return the *figure* of a run's summary, as a number of which more is better; 0 if it is undefined."""
+    value: Any = summary
+    for key in figure.split("."):
+        value = value[key]
+    if value is None:
+        return 0.0
+    return 1.0 / value if figure in LOWER_IS_BETTER else float(value)
 
 
 def standings(figure: str, outcomes: Outcomes, base: str) -> list[dict[str, Any]]:
@@ -65,7 +75,25 @@ def totals(scenarios: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -np.inf if row["mean_gain"] is None else row["mean_gain"], reverse=True)
 
 
-def best_of(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> Mapping[str, Any] | None:
-    """Return the first of *rows*, which are in order, that is of *names*: the best constant length, say."""
-    wanted = set(names)
-    return next((row for row in rows if row["policy"] in wanted and row["gain"] is not None), None)
+def duels(
+    figure: str, outcomes: Outcomes, subject: str, rivals: Mapping[str, Collection[str]]
+) -> dict[str, dict[str, Any] | None]:
+    """Return for each group of *rivals* the gain of *subject* over its best member, with the 95% interval.
+
+    None where a group has no member that ran everywhere.
+    """
+    found: dict[str, dict[str, Any] | None] = {}
+    for group, names in rivals.items():
+        rows = standings(figure, {name: outcomes[name] for name in (subject, *names)}, subject)
+        best = next((row for row in rows if row["policy"] in names and row["gain"] is not None), None)
+        found[group] = best and _gain(figure, outcomes, subject, best["policy"])
+    return found
+
+
+def _gain(figure: str, outcomes: Outcomes, subject: str, over: str) -> dict[str, Any]:
+    (row,) = (
+        row
+        for row in standings(figure, {name: outcomes[name] for name in (subject, over)}, over)
+        if row["policy"] == subject
+    )
+    return {"policy": over, "gain": row["gain"], "ci95": row["ci95"]}

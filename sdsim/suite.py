@@ -1,7 +1,9 @@
 """Rank policies over a folder of scenarios, against an oracle: `python -m sdsim.suite`.
 
-Every scenario is run under each policy and seed, on the same requests and coins. Finished runs are kept in OUT.journal;
-with --resume a suite that was ended goes on from there.
+Every scenario is run under each policy and seed, on the same requests and coins. One policy, the subject, is held
+against decoding alone, the best constant length, the best published rule and, with --tuned, the best table that a
+search finds for that scenario; `regret` splits what is lost to those who know more. Finished runs are kept in
+OUT.journal; with --resume a suite that was ended goes on from there.
 """
 
 from __future__ import annotations
@@ -9,34 +11,42 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sdsim.command import BAD_INPUT, INTERRUPTED, OK, add_jobs, check_jobs, overrides, run_command
 from sdsim.errors import ScenarioError
 from sdsim.experiment import Cell, cells, told_apart
+from sdsim.fingerprint import run_digest
 from sdsim.grid import GridCell, Point
 from sdsim.grid.journal import Outcome, open_journal, read_journal
 from sdsim.grid.table import outcome
+from sdsim.regret import price_of_myopia
 from sdsim.result import refuse_existing, to_json, write_file
-from sdsim.scenario import Scenario, load_scenario
-from sdsim.standings import headline, standings, totals
-from sdsim.workers import local_workers
+from sdsim.scenario import PolicySpec, Scenario, load_scenario
+from sdsim.standings import duels, headline, standings, totals
+from sdsim.tuning import TableSearch
+from sdsim.workers import Workers, local_workers
 
+Item = TypeVar("Item")
 FOLDER = Path("scenarios/suite")
 ORACLE = "oracle_expected"
+CLAIRVOYANT = "oracle_realised"
+OURS = ("auto", "kv_priced", "prefill_riding")
+SUBJECT = "auto"
+TABLE = "batch_context_table"
 LENGTHS = "lengths: [0, 1, 2, 3, 4, 5, 6]"
 CORE = (
-    "off", *(f"{{kind: fixed, length: {k}}}" for k in (1, 2, 3, 4, 6)),
+    CLAIRVOYANT, "off", *(f"{{kind: fixed, length: {k}}}" for k in (1, 2, 3, 4, 6)),
     "{kind: batch_table, table: [[1, 64, 4], [65, 128, 2], [129, 512, 0]]}",
     f"{{kind: goodput, {LENGTHS}}}", f"{{kind: position_goodput, {LENGTHS}}}", f"{{kind: moesd, {LENGTHS}}}",
     "sglang_adaptive", "throughput_aware", "cascade", f"{{kind: nightjar, {LENGTHS}}}",
     f"{{kind: dspark, draft: chosen, {LENGTHS}}}", f"{{kind: prefill_riding, rides: false, {LENGTHS}}}", "auto",
 )  # fmt: skip
-"""Constant lengths, what engines ship, the published rules that choose lengths, and ours."""
+"""What knows all, constant lengths, what engines ship, the published rules that choose lengths, and ours."""
 EXAMPLE = """examples:
-  python -m sdsim.suite --seeds 5 --jobs 2 --out suite.json
+  python -m sdsim.suite --seeds 5 --tuned --jobs 2 --out suite.json
   python -m sdsim.suite scenarios/suite/drain.yaml --policy off --policy auto
   python -m sdsim.suite --seeds 20 --resume --out suite.json"""
 
@@ -52,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("scenarios", nargs="*", type=Path, help=f"scenario files or folders (default: {FOLDER})")
     p.add_argument("--policy", action="append", default=[], metavar="NAME", help="instead of the core; repeatable")
     p.add_argument("--oracle", default=ORACLE, metavar="NAME", help=f"what gains are against (default: {ORACLE})")
+    p.add_argument("--subject", default=SUBJECT, metavar="NAME", help=f"held against each rival (default: {SUBJECT})")
+    p.add_argument("--tuned", action="store_true", help="search each scenario's best batch and context table, too")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of every scenario")
     p.add_argument("--seed", metavar="N", help="the first seed")
     p.add_argument("--seeds", default="5", metavar="N", help="seeds of each scenario (default: 5)")
@@ -73,11 +85,17 @@ def main(words: Sequence[str]) -> int:
         raise ScenarioError(f"{journal}: an unfinished suite; add --resume to go on, or remove it")
     scenarios = _scenarios(options)
     try:
-        outcomes = _run([cell for scenario in scenarios for cell in cells(scenario)], journal, options)
+        with local_workers(max(options.jobs or os.cpu_count() or 1, 1)) as workers:
+            suite = Suite(workers, journal, options.quiet)
+            if options.tuned:
+                tables = suite.outcomes(tune, {_table_key(scenario): scenario for scenario in scenarios}, "tables")
+                scenarios = [_with_table(scenario, tables[_table_key(scenario)]) for scenario in scenarios]
+            runs = {_key(cell): cell for scenario in scenarios for cell in cells(scenario)}
+            outcomes = suite.outcomes(outcome, runs, "runs")
     except KeyboardInterrupt:
         print(f"interrupted; finished runs are kept in {journal}; go on with --resume", file=sys.stderr)
         return INTERRUPTED
-    found = ranked(scenarios, outcomes)
+    found = ranked(scenarios, outcomes, options)
     write_file(options.out, lambda path: path.write_text(to_json(found) + "\n", encoding="utf-8"))
     journal.unlink()
     _show(found, options)
@@ -99,43 +117,88 @@ def _key(cell: Cell) -> str:
     return GridCell(Point({}, cell.scenario), cell).key
 
 
-def _run(todo: Sequence[Cell], path: Path, options: argparse.Namespace) -> dict[str, Outcome]:
-    """Return the outcomes of *todo* by key, each kept in the journal at *path* once known."""
-    from rich.console import Console
-
-    from sdsim.report.progress import finished_runs
-
-    outcomes = read_journal(path)
-    missing = {key: cell for cell in todo if (key := _key(cell)) not in outcomes}
-    keys, count = list(missing), max(min(options.jobs or os.cpu_count() or 1, len(missing)), 1)
-    with (
-        local_workers(count) as workers,
-        open_journal(path) as journal,
-        finished_runs(Console(stderr=True), len(keys), "suite", options.quiet) as finished,
-    ):
-        for number, (place, found) in enumerate(workers.map(outcome, list(missing.values())), 1):
-            journal.add(keys[place], found)
-            outcomes[keys[place]] = found
-            finished(number)
-    return outcomes
+def _table_key(scenario: Scenario) -> str:
+    return "table " + run_digest(scenario.model_copy(update={"policies": ()}).resolved())
 
 
-def ranked(scenarios: Sequence[Scenario], outcomes: dict[str, Outcome]) -> dict[str, Any]:
+def tune(scenario: Scenario) -> Outcome:
+    """Return the best table for *scenario*, and how many runs it took to find."""
+    search = TableSearch(scenario)
+    return {"table": search.best().parameters["table"], "runs": search.runs}
+
+
+def _with_table(scenario: Scenario, found: Outcome) -> Scenario:
+    tuned = PolicySpec(kind=TABLE, parameters={"table": found["table"]})
+    return scenario.model_copy(update={"policies": (*scenario.policies, tuned)})
+
+
+class Suite:
+    """Work that *workers* share, each finished item kept in the journal at *path*."""
+
+    def __init__(self, workers: Workers, path: Path, quiet: bool) -> None:
+        self._workers, self._path, self._quiet = workers, path, quiet
+        self._known = read_journal(path)
+
+    def outcomes(self, work: Callable[[Item], Outcome], todo: Mapping[str, Item], what: str) -> dict[str, Outcome]:
+        """Return what *work* makes of each item of *todo*, by key: from the journal, or now."""
+        from rich.console import Console
+
+        from sdsim.report.progress import finished_runs
+
+        missing = [key for key in todo if key not in self._known]
+        with (
+            open_journal(self._path) as journal,
+            finished_runs(Console(stderr=True), len(missing), what, self._quiet) as finished,
+        ):
+            for number, (place, found) in enumerate(self._workers.map(work, [todo[key] for key in missing]), 1):
+                journal.add(missing[place], found)
+                self._known[missing[place]] = found
+                finished(number)
+        return {key: self._known[key] for key in todo}
+
+
+def ranked(scenarios: Sequence[Scenario], outcomes: dict[str, Outcome], options: argparse.Namespace) -> dict[str, Any]:
     """Return the standings of every scenario and over all; the base is each scenario's first policy."""
-    found = []
-    for scenario in scenarios:
-        runs, figure = cells(scenario), headline(scenario)
-        results = [outcomes[_key(cell)] for cell in runs]
-        labels = told_apart(
-            (str(result.get("policy", cell.policy.kind)), cell.policy)
-            for cell, result in zip(runs, results, strict=True)
-        )
-        by_policy: dict[str, list[Outcome]] = {}
-        for label, result in zip(labels, results, strict=True):
-            by_policy.setdefault(label, []).append(result)
-        rows = standings(figure, by_policy, labels[0])
-        found.append({"name": scenario.name, "figure": figure, "base": labels[0], "standings": rows})
+    found = [_ranked(scenario, outcomes, options) for scenario in scenarios]
     return {"seeds": scenarios[0].seeds, "scenarios": found, "totals": totals(found)}
+
+
+def _ranked(scenario: Scenario, outcomes: dict[str, Outcome], options: argparse.Namespace) -> dict[str, Any]:
+    runs, figure = cells(scenario), headline(scenario)
+    results = [outcomes[_key(cell)] for cell in runs]
+    labels = told_apart(
+        (str(result.get("policy", cell.policy.kind)), cell.policy) for cell, result in zip(runs, results, strict=True)
+    )
+    by_policy: dict[str, list[Outcome]] = {}
+    for label, result in zip(labels, results, strict=True):
+        by_policy.setdefault(label, []).append(result)
+    specs = {label: cell.policy for label, cell in zip(labels, runs, strict=True)}
+    subject = next((label for label, spec in specs.items() if spec.kind == options.subject), None)
+    rows = standings(figure, by_policy, labels[0])
+    clairvoyant = next((row for row in rows if specs[row["policy"]].kind == CLAIRVOYANT), None)
+    return {
+        "name": scenario.name,
+        "figure": figure,
+        "base": labels[0],
+        "standings": rows,
+        "subject": subject,
+        "duels": duels(figure, by_policy, subject, _rivals(specs, options.tuned)) if subject else {},
+        "regret": {
+            "randomness": clairvoyant and {key: clairvoyant[key] for key in ("gain", "ci95")},
+            "myopia": price_of_myopia(scenario),
+        },
+    }
+
+
+def _rivals(specs: Mapping[str, PolicySpec], tuned: bool) -> dict[str, list[str]]:
+    """Return the labels of each group that the subject is held against; a tuned table is the last of *specs*."""
+    table = list(specs)[-1:] if tuned else []
+    groups: dict[str, list[str]] = {"off": [], "constant": [], "table": table, "peer": []}
+    for label, spec in specs.items():
+        if label in table or spec.kind in OURS or spec.kind.startswith("oracle"):
+            continue
+        groups[{"off": "off", "fixed": "constant"}.get(spec.kind, "peer")].append(label)
+    return groups
 
 
 def _show(found: dict[str, Any], options: argparse.Namespace) -> None:

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsim.policies.semi_markov import DROP, Replica, average_cost, moves, myopic, optimum
+from sdsim.semi_markov import DROP, Phase, Replica, average_cost, moves, myopic, optimum
 
 
-def replica(rng, most=2, reload=0.1, rate=20.0):
+def replica(rng, most=2, reload=0.1, rate=20.0, phases=1):
     off = 0.01 + np.cumsum(rng.uniform(0, 0.01, most))
     seconds = off[:, None] + np.cumsum(rng.uniform(0, 0.01, (most, 2)), axis=1)
     tokens = np.array([1.0, 1.0 + rng.uniform(0, 2)])
-    return Replica(seconds, off, rng.uniform(0, reload, most), tokens, rng.uniform(1, rate), rng.uniform(2, 6))
+    traffic = tuple(Phase(rng.uniform(1, rate), rng.uniform(0.5, 5) if phases > 1 else 0.0) for _ in range(phases))
+    return Replica(seconds, off, rng.uniform(0, reload, most), tokens, traffic, rng.uniform(2, 6))
 
 
 def long_run_cost(problem, policy):
@@ -27,12 +28,13 @@ def long_run_cost(problem, policy):
     return (share @ problem.cost[at]) / (share @ problem.seconds[at])
 
 
-@given(st.integers(0, 10_000))
+@given(seed=st.integers(0, 10_000), size=st.sampled_from([(2, 1), (1, 2)]))
 @settings(max_examples=8)
-def test_no_policy_is_better_and_one_is_as_good(seed):
-    problem = moves(replica(np.random.default_rng(seed)))
+def test_no_policy_is_better_and_one_is_as_good(seed, size):
+    most, phases = size
+    problem = moves(replica(np.random.default_rng(seed), most, phases=phases))
     states, actions = problem.seconds.shape
-    busy = [state for state in range(states) if state % (states // 2)]
+    busy = [state for state in range(states) if state % (most + 1)]
     least = np.inf
     for chosen in itertools.product(range(actions), repeat=len(busy)):
         policy = np.ones(states, dtype=np.int64)
@@ -45,7 +47,7 @@ def test_no_policy_is_better_and_one_is_as_good(seed):
 @given(st.integers(0, 10_000))
 @settings(max_examples=20)
 def test_its_cost_is_that_of_its_policy_and_no_more_than_the_myopic_ones(seed):
-    one = replica(np.random.default_rng(seed), most=12)
+    one = replica(np.random.default_rng(seed), most=12, phases=1 + seed % 2)
     problem = moves(one)
     assert problem.chance.sum(axis=-1) == pytest.approx(1.0)
     greedy = myopic(one)
@@ -68,10 +70,24 @@ def test_a_drafter_is_loaded_again_only_where_the_reload_is_repaid(reload, loads
     """Three requests at most: with none left the drafter comes back for nothing, so the stay without it is short."""
     off = np.array([0.010, 0.011, 0.012])
     seconds = np.stack([off + 0.001, off + 0.002], axis=1)
-    one = Replica(seconds, off, np.full(3, reload), np.array([1.0, 1.8]), 1.0, 20.0)
+    one = Replica(seconds, off, np.full(3, reload), np.array([1.0, 1.8]), (Phase(1.0),), 20.0)
     _, policy = optimum(moves(one), myopic(one))
     assert (policy[1:4] != DROP).tolist() == [loads] * 3
     assert (policy[5:] != DROP).all(), "loaded, it pays and stays"
     cheap = one._replace(tokens=np.array([1.0, 1.02]))
     _, policy = optimum(moves(cheap), myopic(cheap))
     assert (policy[5:] == DROP).all(), "one that brings 2% and costs 10% is dropped"
+
+
+def test_two_phases_alike_are_one():
+    one = replica(np.random.default_rng(5), most=8)
+    two = one._replace(phases=(one.phases[0]._replace(ends=2.0), one.phases[0]._replace(ends=0.5)))
+    costs = [optimum(moves(each), myopic(each))[0] for each in (one, two)]
+    assert costs[0] == pytest.approx(costs[1])
+
+
+def test_the_mean_time_held_is_that_of_the_markov_queue():
+    """In steps much shorter than a request, n decode side by side at one pace: M/M/infinity, rate x L T on average."""
+    seconds = np.full((40, 1), 0.01)
+    one = Replica(seconds, seconds[:, 0], np.full(40, 1.0), np.ones(1), (Phase(2.0),), 200.0)
+    assert average_cost(moves(one), myopic(one))[0] == pytest.approx(2.0 * 200.0 * 0.01, rel=0.01)

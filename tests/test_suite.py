@@ -13,7 +13,7 @@ from sdsim.command import BAD_INPUT, OK
 from sdsim.errors import ScenarioError
 from sdsim.policies.step_optimum import best_prefixes
 from sdsim.scenario import load_scenario
-from sdsim.standings import best_of, headline, standings, totals
+from sdsim.standings import duels, headline, score, standings, totals
 from sdsim.suite import CORE, main
 
 SUITE = Path(__file__).parents[1] / "scenarios" / "suite"
@@ -68,20 +68,37 @@ def test_totals_name_the_worst_scenario():
     assert [row["policy"] for row in rows] == ["b", "base", "a"]
     assert rows[-1]["lowest"] == pytest.approx(-0.3)
     assert rows[-1]["where"] == "two"
-    assert best_of(one, ("base", "b"))["policy"] == "b"
-    assert best_of(one, ("none",)) is None
+
+
+def test_a_duel_is_fought_with_the_best_of_each_group():
+    outcomes = {"us": runs(1.1, 2.2), "a": runs(1.0, 2.0), "b": runs(0.9, 1.8), "failed": [{"error": "no"}] * 2}
+    found = duels("goodput_rps", outcomes, "us", {"both": ["a", "b"], "none": [], "failed": ["failed"]})
+    assert found["both"]["policy"] == "a"
+    assert found["both"]["gain"] == pytest.approx(0.1)
+    assert found["both"]["ci95"] == pytest.approx((0.1, 0.1))
+    assert found["none"] is found["failed"] is None
+
+
+def test_scores_are_higher_for_the_better():
+    assert score("e2e_s.mean", {"e2e_s": {"mean": 0.5}}) == 2.0
+    assert score("goodput_rps", {"goodput_rps": 3}) == 3.0
+    assert score("e2e_s.mean", {"e2e_s": {"mean": None}}) == 0.0
 
 
 def test_the_command_ranks_and_goes_on_from_its_journal(tmp_path, capsys):
     scenario = tmp_path / "small.yaml"
     scenario.write_text(SMALL)
     out, journal = tmp_path / "out.json", tmp_path / "out.json.journal"
-    words = [str(tmp_path), "--policy", "off", "--policy", "auto", "--seeds", "2", "--jobs", "1", "--quiet"]
+    words = [str(tmp_path), "--policy", "off", "--policy", "auto", "--seeds", "2", "--jobs", "1", "--quiet", "--tuned"]
     assert main([*words, "--out", str(out)]) == OK
     first = json.loads(out.read_text())
     rows = first["scenarios"][0]["standings"]
-    assert {row["policy"] for row in rows} == {"oracle-expected", "off", "auto"}
+    assert {row["policy"] for row in rows} == {"oracle-expected", "off", "auto", "batch-context-table"}
     assert rows[-1]["policy"] == "off"
+    duel = first["scenarios"][0]["duels"]
+    assert duel["off"]["gain"] > 0
+    assert duel["table"]["policy"] == "batch-context-table"
+    assert duel["constant"] is duel["peer"] is None
     assert not journal.exists()
     journal.write_text("damaged\n")
     with pytest.raises(ScenarioError, match="unfinished suite; add --resume"):

@@ -90,3 +90,28 @@ class Prices:
         if draft_length:
             return self._latency.cost(even_step(self._routing, rows, draft_length, context, "on"))
         return self._plain.cost(even_step(self._routing, rows, 0, context, "dropped"))
+
+
+class MisjudgedPrices(Prices):
+    """Prices by which drafting and verifying add the share *error* more to a step than they do, less if negative.
+
+    What a step takes without a drafter is right: an error common to all steps would change no choice among them.
+    """
+
+    def __init__(
+        self, latency: LatencyModel, routing: Routing, plain: LatencyModel | None = None, error: float = 0.0
+    ) -> None:
+        super().__init__(latency, routing, plain)
+        self._error = error
+
+    def step_seconds(self, rows: int, draft_length: int, context: float, prefill_tokens: int = 0) -> float:
+        """See `StepCosts.step_seconds`."""
+        true = super().step_seconds(rows, draft_length, context, prefill_tokens)
+        return true + self._error * (true - self.off_seconds(rows, context, prefill_tokens))
+
+    def verify_seconds(
+        self, rows: int, verify_tokens: int, context: float, prefill_tokens: int = 0, draft_length: int = 0
+    ) -> float:
+        """See `StepCosts.verify_seconds`."""
+        true = super().verify_seconds(rows, verify_tokens, context, prefill_tokens, draft_length)
+        return true + self._error * (true - self.off_seconds(rows, context, prefill_tokens))

@@ -17,7 +17,18 @@ from sdsim.simulation import System, make_system, simulate
 from sdsim.workers import IN_PROCESS, Workers
 
 Job = tuple[Scenario, PolicySpec, int]
-SYSTEM_KEYS = ("model", "draft", "gpus", "engine", "calibration", "network", "collectives", "routing", "replica")
+SYSTEM_KEYS = (
+    "model",
+    "draft",
+    "gpus",
+    "engine",
+    "calibration",
+    "network",
+    "collectives",
+    "routing",
+    "replica",
+    "price_error",
+)
 KEPT_SYSTEMS = 4
 _systems: dict[str, System] = {}
 

@@ -17,6 +17,8 @@ FIGURES = {
     "e2e_s.mean": "mean E2E, s",
 }
 
+RIVALS = {"off": "off", "constant": "best constant", "table": "best table", "peer": "best rule"}
+
 
 def print_standings(console: Console, found: Mapping[str, Any]) -> None:
     """Print what `sdsim.suite` found."""
@@ -24,6 +26,14 @@ def print_standings(console: Console, found: Mapping[str, Any]) -> None:
         console.print(Text(f"{one['name']}: gains over {one['base']}", style=HEADING))
         console.print()
         scenario_sheet(one).show(console)
+    if any(one["duels"] for one in found["scenarios"]):
+        subject = next(one["subject"] for one in found["scenarios"] if one["duels"])
+        console.print(Text(f"{subject} against each rival, with 95% intervals", style=HEADING))
+        console.print()
+        duels_sheet(found["scenarios"]).show(console)
+    console.print(Text("the price of not knowing what will be accepted, and of not looking ahead", style=HEADING))
+    console.print()
+    regret_sheet(found["scenarios"]).show(console)
     console.print(Text(f"all {len(found['scenarios'])} scenarios, {found['seeds']} seeds each", style=HEADING))
     console.print()
     totals_sheet(found["totals"]).show(console)
@@ -38,6 +48,36 @@ def scenario_sheet(one: Mapping[str, Any]) -> Sheet:
             Column(FIGURES[one["figure"]], [_figure(row["mean"]) for row in rows]),
             Column("gain", [_gain(row["gain"]) for row in rows], frozenset({0})),
             Column("95% interval", [row["error"] or _span(row["ci95"]) for row in rows]),
+        )
+    )
+
+
+def duels_sheet(scenarios: list[Mapping[str, Any]]) -> Sheet:
+    """Return one row a scenario: the subject's gain over each rival, which of the group it is, and the interval."""
+    groups = list(dict.fromkeys(group for one in scenarios for group in one["duels"] if one["duels"][group]))
+    columns = [Column("scenario", [one["name"] for one in scenarios], names=True)]
+    for group in groups:
+        found = [one["duels"].get(group) for one in scenarios]
+        columns.append(Column(f"over {RIVALS[group]}", [_duel(duel, group) for duel in found]))
+    return Sheet(tuple(columns))
+
+
+def _duel(duel: Mapping[str, Any] | None, group: str) -> str:
+    if duel is None:
+        return DASH
+    name = f" {duel['policy']}" if group in ("constant", "peer") else ""
+    return f"{_gain(duel['gain'])} ({_span(duel['ci95'])}){name}"
+
+
+def regret_sheet(scenarios: list[Mapping[str, Any]]) -> Sheet:
+    """Return one row a scenario: the price of randomness, and of myopia."""
+    random = [one["regret"]["randomness"] for one in scenarios]
+    return Sheet(
+        (
+            Column("scenario", [one["name"] for one in scenarios], names=True),
+            Column("randomness", [DASH if one is None else _gain(one["gain"]) for one in random]),
+            Column("95% interval", [DASH if one is None else _span(one["ci95"]) for one in random]),
+            Column("myopia", [_gain(one["regret"]["myopia"]) for one in scenarios]),
         )
     )
 

@@ -62,7 +62,7 @@ from sdsim.scenario.parts import (
 )
 from sdsim.scenario.problems import problems
 from sdsim.scenario.workload import Workload, WorkloadSpec
-from sdsim.units import COUNT, GpuCount, Span, parse_whole, shown
+from sdsim.units import COUNT, GpuCount, Span, parse_number, parse_whole, shown
 
 __all__ = [
     "ROOFLINE",
@@ -105,6 +105,7 @@ def _collectives(name: str, info: ValidationInfo) -> str:
     return str(existing(name, folder(info)) or name)
 
 
+PRICE_ERROR = Span(-1, open_low=True)
 DEFAULT_CLASS = "default"
 """Of requests whose workload names none."""
 
@@ -148,6 +149,8 @@ class Scenario(Spec):
     """How many seeds are run, from `seed` up."""
     feedback_lag: Annotated[int, BeforeValidator(partial(parse_whole, span=Span(0, COUNT.high)))] = 1
     """Steps after which a policy learns of an outcome."""
+    price_error: Annotated[float, BeforeValidator(partial(parse_number, span=PRICE_ERROR))] = 0.0
+    """Share by which policies take what drafting and verifying adds to a step for more than it is."""
     warmup: Seconds = 0.0
     """Requests that arrive before it are left out of the metrics."""
     block_size: Count = 16
