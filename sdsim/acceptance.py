@@ -13,6 +13,7 @@ sigmoid(logit q + sigma z'), with sigma set so that a won draft outranks a lost 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
@@ -199,8 +200,19 @@ class Acceptance:
             plane = self.positions[min(max(length, 1), self.planes) - 1]
             return 1.0 + float(np.cumprod(plane[:length]).sum())
         weights = np.array([c.weight for c in self.components])
-        means = [1.0 + sum(_moment(c, j) for j in range(1, length + 1)) for c in self.components]
-        return float(np.average(means, weights=weights))
+        return float(np.average([_tokens(c, length) for c in self.components], weights=weights))
+
+    def tokens_by_class(self, lengths: Sequence[int]) -> FloatArray:
+        """Return (classes, lengths) the same for the requests of each class: those of all, if classes are not told."""
+        named = {c.name: c for c in self.components}
+        if not self.every and self.class_names and set(self.class_names) <= set(named):
+            return np.array([[_tokens(named[name], k) for k in lengths] for name in self.class_names])
+        return np.array([[self.tokens_per_step(k) for k in lengths]] * max(len(self.class_names), 1))
+
+
+def _tokens(component: Component, length: int) -> float:
+    """Return the expected tokens that a verify step of *length* drafts emits for a component's requests."""
+    return 1.0 + sum(_moment(component, j) for j in range(1, length + 1))
 
 
 def _moment(component: Component, power: int) -> float:

@@ -92,6 +92,15 @@ class Scheduler:
         return rows, int(self.rows[batch.CONTEXT, :rows].sum())
 
     @property
+    def held(self) -> IntArray:
+        """Ids of the requests that wait or run."""
+        state = self.state
+        places = (state[batch.HEAD] + np.arange(state[batch.WAITING])) % len(self.queue)
+        half = state[batch.HALF : batch.HALF + 1]
+        rows = self.rows[batch.ID, : state[batch.ROWS]]
+        return np.concatenate([rows, half[half != batch.NONE], self.queue[places]])
+
+    @property
     def budget(self) -> int:
         """Tokens of a step at most."""
         return int(self.state[batch.BUDGET])

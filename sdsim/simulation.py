@@ -224,7 +224,11 @@ class _Run:
     def _router(self) -> Router:
         spec, slo = self.scenario.router, self.slo
         targets = (slo.ttft, slo.tpot) if slo else (None, None)
-        return make_router(spec.kind, self.seed, self.system.prices, self.requests, targets, spec.refresh)
+        tokens = np.ones((len(self.class_names), len(self.lengths)))
+        if self.acceptance is not None:
+            tokens = self.acceptance.tokens_by_class(self.lengths)
+        drafts = (self.lengths, tokens)
+        return make_router(spec.kind, self.seed, self.system.prices, self.requests, targets, spec.refresh, drafts)
 
     def result(self, engine: str, simulated_s: float, wall_s: float) -> Result:
         """Return the run's records and summary; requests still on a replica are unfinished."""

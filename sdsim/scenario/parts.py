@@ -30,7 +30,7 @@ from sdsim.scenario.fields import (
 )
 from sdsim.units import COUNT, Span, parse_number, parse_whole, shown
 
-ROUTERS = ("least_loaded", "power_of_two", "prefix_aware", "round_robin", "shortest_queue", "slo_feasible")
+ROUTERS = ("least_loaded", "mix_aware", "power_of_two", "prefix_aware", "round_robin", "shortest_queue", "slo_feasible")
 DraftKind = Literal["model", "eagle3", "mtp", "ngram"]
 DRAFT_KINDS: tuple[DraftKind, ...] = get_args(DraftKind)
 AUC = Span(0.5, 1, open_high=True)
