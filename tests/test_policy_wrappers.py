@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sdsim.errors import PolicyError
 from sdsim.policies import get_policy
@@ -134,24 +136,54 @@ def test_staleness_keeps_what_it_saw():
 # Safe
 
 
-def time_against_base(policy, accepted, steps=4000, lag=0, base=None):
-    """Return the time of a run, and of decoding its tokens without drafts, by the same prices, 16 rows."""
-    prices, pending, took, alone, waiting, plans = Linear(), 0, 0.0, 0.0, [], []
+def times_against_base(policy, accepted, steps=4000, lag=0, base=None):
+    """Return the times of a run's steps, of decoding their tokens without drafts, by the same prices, 16 rows."""
+    prices, pending, took, alone, waiting, plans = Linear(), 0, [], [], [], []
     base = base or prices.off_seconds
     for step in range(steps):
-        plan = policy.plan(seen(16, step, now=took, pending=pending))
+        plan = policy.plan(seen(16, step, now=sum(took[-1:]), pending=pending))
         k, won = plan.draft_length, min(accepted(step), pending)
         drafting = prices.step_seconds(16, k, 96) - prices.step_seconds(16, 0, 96) - 16e-4 * k
         seconds = prices.off_seconds(16, 96) + 16e-4 * pending
         seconds += (prices.step_seconds(16, 0, 96) - prices.off_seconds(16, 96)) * (plan.drafter != "dropped")
         seconds += drafting if k else 0.0
-        took, alone = took + seconds, alone + (1 + won) * base(16, 96)
+        took.append(seconds)
+        alone.append((1 + won) * base(16, 96))
         plans.append(plan)
         waiting.append(outcome(step, np.full(16, won), pending, seconds))
         while len(waiting) > lag:
             policy.learn(waiting.pop(0))
         pending = k
     return took, alone, plans
+
+
+def time_against_base(*given, **keys):
+    """Return the same, summed."""
+    took, alone, plans = times_against_base(*given, **keys)
+    return sum(took), sum(alone), plans
+
+
+@given(
+    inner=st.one_of(
+        st.lists(st.integers(-1, 6), min_size=1, max_size=12).map(lambda plans: {"kind": SCRIPT, "plans": plans}),
+        st.sampled_from([{"kind": "ucb"}, {"kind": "exp3"}, {"kind": "thompson"}, {"kind": "nightjar"}]),
+    ),
+    accepted=st.lists(st.integers(0, 6), min_size=1, max_size=40),
+    epsilon=st.floats(0.005, 0.3),
+    allowance=st.floats(0.05, 2.0),
+    lag=st.integers(0, 5),
+)
+@settings(max_examples=40)
+def test_safe_holds_its_bound_from_any_moment_on_whatever_is_tried_and_accepted(
+    inner, accepted, epsilon, allowance, lag
+):
+    """Conservative exploration: the bound is of the account, and needs nothing of the policy or of the acceptances."""
+    policy = get_policy("safe", {"inner": inner, "epsilon": epsilon, "allowance": allowance}, Linear())
+    took, alone, _ = times_against_base(policy, lambda step: accepted[step % len(accepted)], 300, lag)
+    behind = np.cumsum(np.array(took) - (1 + epsilon) * np.array(alone))
+    lowest = np.minimum.accumulate(np.append(0.0, behind))[:-1]
+    one_step = 6 * 16e-4  # the drafts of a step, verified in the next
+    assert (behind - lowest).max() <= allowance + one_step
 
 
 @pytest.mark.parametrize(("epsilon", "allowance", "lag"), [(0.05, 1.0, 0), (0.02, 0.1, 0), (0.1, 0.3, 4)])
