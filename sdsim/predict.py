@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sdsim.policies.lengths import LONGEST
 from sdsim.result import to_json
 from sdsim.scenario import scenario_from_mapping
 from sdsim.simulation import make_system
+from sdsim.units import parse_gpus
 
 EXAMPLE = """example:
   python -m sdsim.predict --model qwen2-57b-a14b --draft qwen2-0.5b --gpu h200 --batch 1,8,32 --draft-length 0,2,4"""
@@ -55,26 +57,24 @@ def prices(options: argparse.Namespace) -> Prices:
         routing = yaml.safe_load(options.routing)
     except yaml.YAMLError:
         raise ScenarioError(f"--routing: {options.routing!r} is not YAML; give a word or a mapping") from None
-    gpus = options.gpu
     mapping: dict[str, Any] = {
         "model": options.model,
-        "gpus": gpus if " x " in gpus else f"1 x {gpus}",
+        "gpus": options.gpu,
         "draft": None if draft == "none" else draft,
         "engine": options.engine,
         "routing": routing,
         "acceptance": {"kind": "iid", "rate": options.acceptance},
         "workload": {"kind": "poisson", "rate": 1, "limit": 1, "lengths": {"prompt": 1, "output": 1}},
     }
-    if " x " in gpus:
-        mapping["replica"] = {"tensor_parallel": int(gpus.split(" x ")[0])}
+    with suppress(ValueError):  # what is no number of GPUs is refused with the rest of the scenario
+        mapping["replica"] = {"tensor_parallel": parse_gpus(options.gpu).count}
     return make_system(scenario_from_mapping(mapping, Path(), "command line")).prices
 
 
 def predict_row(priced: Prices, batch: int, draft_length: int, context: int, acceptance: float) -> dict[str, Any]:
     """Return one row of the prediction; times in s, tokens per sequence."""
-    stored = context
-    base, cost = priced.cost(batch, 0, stored), priced.cost(batch, draft_length, stored)
-    tokens = tokens_per_step(min(acceptance, 1 - 1e-12), draft_length)
+    base, cost = priced.cost(batch, 0, context), priced.cost(batch, draft_length, context)
+    tokens = tokens_per_step(acceptance, draft_length)
     return {
         "batch": batch,
         "draft_length": draft_length,
@@ -84,7 +84,7 @@ def predict_row(priced: Prices, batch: int, draft_length: int, context: int, acc
         "draft_s": cost.draft_s,
         "reject_s": cost.reject_s,
         "overhead_s": cost.overhead_s,
-        "distinct_experts": priced.shape(batch, draft_length, stored).distinct_experts,
+        "distinct_experts": priced.shape(batch, draft_length, context).distinct_experts,
         "tokens_per_step": tokens,
         "speedup": tokens * base.seconds / cost.seconds,
         "target_efficiency": base.target_s / cost.target_s,

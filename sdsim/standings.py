@@ -42,13 +42,17 @@ def standings(figure: str, outcomes: Outcomes, base: str) -> list[dict[str, Any]
     values = {name: _values(figure, runs) for name, runs in outcomes.items()}
     rows: list[dict[str, Any]] = []
     for name, found in values.items():
+        row: dict[str, Any] = {"policy": name, "mean": None, "gain": None, "ci95": None, "error": None}
         if any(value is None for value in (*found, *values[base])):
-            error = next((str(run["error"]) for run in outcomes[name] if run["error"]), "no figure")
-            rows.append({"policy": name, "mean": None, "gain": None, "ci95": None, "error": error})
-            continue
-        sides = (values[base], found) if figure in LOWER_IS_BETTER else (found, values[base])
-        gain, ci95 = relative_gain(*sides)
-        rows.append({"policy": name, "mean": float(np.mean(found)), "gain": gain, "ci95": ci95, "error": None})
+            row["error"] = next((str(run["error"]) for run in outcomes[name] if run["error"]), "no figure")
+        else:
+            row["mean"] = float(np.mean(found))
+            ours, theirs = (values[base], found) if figure in LOWER_IS_BETTER else (found, values[base])
+            if all(theirs):
+                row["gain"], row["ci95"] = relative_gain(ours, theirs)
+            else:
+                row["error"] = "0 for a seed, over which there is no gain"
+        rows.append(row)
     return sorted(rows, key=lambda row: -np.inf if row["gain"] is None else row["gain"], reverse=True)
 
 

@@ -116,4 +116,4 @@ def flip_acceptance(prices: Prices, rows: int, length: int, context: float) -> f
     def excess(rate: float) -> float:
         return tokens_per_step(rate, length) - needed
 
-    return float(brentq(excess, 0.0, 1 - 1e-9)) if excess(0.0) < 0 else 0.0
+    return float(brentq(excess, 0.0, 1.0)) if excess(0.0) < 0 else 0.0

@@ -97,6 +97,19 @@ def test_mixture_draws_a_level_per_request():
     assert mean_emitted(law, 3) == pytest.approx(law.tokens_per_step(3), rel=0.015)
 
 
+def test_a_requests_rate_is_its_own_whoever_is_asked_for_with_it():
+    law = make_acceptance(mixture(code=(1, 0.9, 0.05), chat=(3, 0.6, 0.1)), 5)
+    assert law.request_rates(IDS, NONE)[::3].tolist() == law.request_rates(IDS[::3], NONE[::3]).tolist()
+
+
+@pytest.mark.parametrize("auc", [None, 0.6])
+def test_runs_of_any_length_are_longer_than_any_draft(auc):
+    """600 drafts in a row are accepted: depths are bytes, and must not wrap round."""
+    law = Acceptance(1, (Component("all", 1, 1.0),), auc=auc)
+    depths, _ = law.depths(np.array([0]), np.array([600]), np.array([0]))
+    assert depths[0][:600].min() >= MAX_DRAFT_LENGTH
+
+
 def test_mixture_follows_the_workloads_classes():
     law = make_acceptance(mixture(code=(1, 0.9, 0), chat=(1, 0.5, 0)), 5, ("chat", "code"))
     assert law.request_rates(np.array([1, 2]), np.array([0, 1])).tolist() == [0.5, 0.9]

@@ -13,7 +13,7 @@ from sdsim.drafts import make_draft
 from sdsim.errors import CalibrationError, ScenarioError
 from sdsim.experts import make_routing
 from sdsim.gpus import load_gpu
-from sdsim.latency.calibrated import CalibratedKernels, make_kernels
+from sdsim.latency.calibrated import CalibratedKernels, PartialAttention, make_kernels
 from sdsim.latency.calibration import load_calibration, load_shipped, parse
 from sdsim.latency.composition import ComposedLatency
 from sdsim.latency.engine_overhead import load_engine
@@ -196,3 +196,32 @@ def test_an_interrupted_profile_resumes_and_loses_nothing(tmp_path):
         known_rows(part, out, resume=False)
     out.write_text(json.dumps({"rows": [{"key": "k9", "us_p50": 1.0}, rows[0]]}))
     assert {r["key"] for r in known_rows(part, out, resume=True)} == {"k0", "k1", "k2", "k9"}
+
+
+def test_experts_below_the_fewest_timed_are_spared_their_weights():
+    rows = [{"tokens": 8, "distinct": d, "us_p50": 100.0 + 10 * d} for d in (8, 16)]
+    table = ExpertTable(rows, 32, 2e-6)
+    assert table.price(8, 5.0).seconds == pytest.approx(180e-6 - 3 * 2e-6)
+    assert table.price(8, 20.0).seconds == pytest.approx(260e-6 + 4 * 2e-6)
+
+
+def test_half_the_heads_prefill_in_half_the_time():
+    class Whole:
+        def prefill(self, *sizes: int) -> float:
+            return float(sum(sizes))
+
+    assert PartialAttention(Whole(), 0.5).prefill(2, 300, 40, 7) == 0.5 * 349
+
+
+def test_one_row_of_logits_is_no_extrapolation_of_two():
+    vocabulary = load_model("qwen3-30b-a3b").vocabulary
+    found = KERNELS.sampling(np.array([0, 1, 2]), vocabulary)
+    assert found.quality.tolist() == [Quality.MEASURED, Quality.INTERPOLATED, Quality.MEASURED]
+    assert found.seconds[1] == found.seconds[2]
+
+
+def test_longer_drafts_than_were_timed_take_longer_in_proportion():
+    attention = KERNELS.attention(load_model("qwen3-30b-a3b"), 1.0)
+    longest = max(r["q_len"] for r in SHIPPED.of("attention") if r["shape"]["heads"] == 32)
+    one, two = (attention.verify(4, 4 * q, 4 * (4000 - q), 4 * q * (4000 - q)) for q in (longest, 2 * longest))
+    assert two == pytest.approx(2 * one)

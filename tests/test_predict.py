@@ -45,7 +45,17 @@ def test_base_is_computed_even_if_not_asked_for(capsys):
 def test_perfect_acceptance_and_none(capsys):
     for rate, tokens in (("1", 5), ("0", 1)):
         found = rows(*PAIR, "--batch", "1", "--draft-length", "4", "--acceptance", rate, capsys=capsys)
-        assert found[0]["tokens_per_step"] == pytest.approx(tokens)
+        assert found[0]["tokens_per_step"] == tokens
+
+
+def test_gpus_are_written_as_in_a_scenario(capsys):
+    first, *others = (
+        rows("--model", "mixtral-8x7b", "--gpu", gpus, "--batch", "4", capsys=capsys)
+        for gpus in ("2 x h200", "2xH200", "2 X h200")
+    )
+    assert others == [first] * 2
+    with pytest.raises(SdsimError, match=r"gpus: found 'two x h200'; allowed: a number of GPUs and their name"):
+        main(["--model", "mixtral-8x7b", "--gpu", "two x h200"])
 
 
 def test_config_json_and_other_shapes(tmp_path, capsys):

@@ -61,6 +61,14 @@ def test_what_failed_comes_last_with_its_reason_and_has_no_mean():
     assert found[-1] == {"policy": "a", "mean_gain": None, "lowest": None, "where": None}
 
 
+def test_over_an_oracle_that_meets_nothing_there_is_no_gain():
+    rows = standings("goodput_rps", {"base": runs(1.0, 0.0), "a": runs(1.1, 2.4)}, "base")
+    assert [(row["mean"], row["gain"]) for row in rows] == [(0.5, None), (pytest.approx(1.75), None)]
+    assert rows[1]["error"] == "0 for a seed, over which there is no gain"
+    slow = {"base": runs(2.0, figure="e2e_s.mean"), "a": runs(0.0, figure="e2e_s.mean")}
+    assert [row["gain"] for row in standings("e2e_s.mean", slow, "base")] == [0.0, None]
+
+
 def test_totals_name_the_worst_scenario():
     one = standings("goodput_rps", {"base": runs(1.0), "a": runs(1.2), "b": runs(1.1)}, "base")
     two = standings("goodput_rps", {"base": runs(1.0), "a": runs(0.7), "b": runs(1.1)}, "base")

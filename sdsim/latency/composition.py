@@ -208,7 +208,7 @@ class ComposedLatency:
         self._sample(bill, logits, drafted=shape.verify_tokens > shape.rows)
         sampling = bill.seconds - target
         self._draft(bill, shape)
-        eager = bool(sizes) and tokens > sizes[-1]
+        eager = self.engine.capture_limit > 0 and tokens > max(sizes, default=0)
         return Phases(
             target,
             sampling,

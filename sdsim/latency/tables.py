@@ -72,7 +72,7 @@ class ExpertTable:
         if i == len(xs):
             return Price(self._at(i - 1, distinct) * tokens / xs[-1], Quality.EXTRAPOLATED)
         if xs[i] == tokens:
-            measured = (tokens, round(distinct)) in self._points and abs(distinct - round(distinct)) < 0.5
+            measured = (tokens, round(distinct)) in self._points
             return Price(self._at(i, distinct), Quality.MEASURED if measured else Quality.INTERPOLATED)
         if i == 0:
             return Price(self._at(0, distinct), Quality.EXTRAPOLATED)

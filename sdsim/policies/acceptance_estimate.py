@@ -46,4 +46,4 @@ class AcceptanceEstimate:
 
 def tokens_per_step(rate: float, length: int) -> float:
     """Return (1 - a^(K+1)) / (1 - a): tokens that a verify step of *length* drafts emits (Leviathan et al. 2023)."""
-    return (1.0 - rate ** (length + 1)) / (1.0 - rate)
+    return (1.0 - rate ** (length + 1)) / (1.0 - rate) if rate < 1.0 else length + 1.0
