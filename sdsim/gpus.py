@@ -29,17 +29,12 @@ class Gpu:
     """The same in fp8; 0 if the GPU has none."""
     flops_fraction: float
     """Of both, for large matrix products of random data."""
-    l2_bytes: int
     launch_s: float
     """What a kernel inside a CUDA graph costs beyond its bytes and flops."""
-    eager_launch_s: float
-    """Host time of a kernel launched outside graphs."""
     link_bandwidth: float
     """To the other GPUs, one direction: NVLink, or PCIe where there is none."""
     link_latency_s: float
     """Of one small all-reduce inside a CUDA graph."""
-    host_bandwidth: float
-    """To the host over PCIe, one direction."""
 
 
 @lru_cache

@@ -33,17 +33,14 @@ def activated_experts(tokens: npt.ArrayLike, experts: float, per_token: npt.Arra
 
 def full_activation_tokens(experts: int, per_token: int, share: float = 0.95) -> int:
     """Return the tokens at which *share* of the experts is activated (eq. 9)."""
+    if per_token >= experts:
+        return 1
     return math.ceil(math.log(1 - share) / math.log1p(-per_token / experts))
 
 
 def speedup(sigma_: float, gamma: int, t_ar: float, t_verify: float, t_draft: float, t_reject: float) -> float:
     """Return eq. 4: sigma (gamma + 1) T_T(B, 1) / (gamma T_D(B, 1) + T_T(B, gamma) + T_reject). Any one time unit."""
     return sigma_ * (gamma + 1) * t_ar / (gamma * t_draft + t_verify + t_reject)
-
-
-def target_efficiency(t_ar: float, t_verify: float) -> float:
-    """Return T_T(B, 1) / T_T(B, gamma)."""
-    return t_ar / t_verify
 
 
 def roofline_growth(tokens: npt.ArrayLike, ridge: float, s: float) -> FloatArray:

@@ -35,12 +35,10 @@ def test_figures_are_numbers_of_a_sane_size(name: str) -> None:
         value = getattr(gpu, field.name)
         assert isinstance(value, str if field.name == "name" else int if field.type == "int" else float)
     assert 40e9 < gpu.memory_bytes < 200e9
-    assert 30e6 < gpu.l2_bytes < 140e6
     assert 0.7 < gpu.read_fraction < 1
     assert 0.7 < gpu.flops_fraction < 1
-    assert 1e-6 < gpu.launch_s < gpu.eager_launch_s < 1e-5
+    assert 1e-6 < gpu.launch_s < 1e-5
     assert 1e-6 < gpu.link_latency_s < 1e-4
-    assert gpu.host_bandwidth in (32e9, 64e9)
     assert gpu.flops_fp8 == 0 or gpu.flops_fp8 == pytest.approx(2 * gpu.flops_bf16, rel=0.01)
 
 
