@@ -33,7 +33,8 @@ class WatchedPolicy:
         self.told = AcceptanceEstimate()
         """What the outcomes told so far say of the acceptance."""
         self._watch = watch
-        watch.policies.append(self)
+        self.watched_replica = 0
+        """Whose steps it plans: the simulation says."""
 
     def plan(self, observation: Observation, /) -> Plan:
         """Return the policy's plan."""
@@ -72,7 +73,6 @@ class Watch:
     """Brings together the plan and the shape of each step."""
 
     def __init__(self, visit: Visitor) -> None:
-        self.policies: list[WatchedPolicy] = []
         self.planned: tuple[WatchedPolicy, Observation, Plan] | None = None
         self._visit = visit
 
@@ -80,9 +80,7 @@ class Watch:
         """Take in the price of the step that was planned last."""
         assert self.planned is not None
         policy, observation, plan = self.planned
-        # The first policy that a run builds gives it its name; each further one is a replica's, in order.
-        replica = next(i for i, other in enumerate(self.policies) if other is policy) - 1
-        if self._visit(Step(replica, policy.policy, policy.told, observation, plan, shape, seconds)):
+        if self._visit(Step(policy.watched_replica, policy.policy, policy.told, observation, plan, shape, seconds)):
             raise Enough
 
 

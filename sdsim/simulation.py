@@ -157,6 +157,8 @@ class _Run:
         policy = make_policy(pool.policy, pool.system)
         if self.truth is not None:
             policy.truth = self.truth  # type: ignore[attr-defined]
+        if hasattr(policy, "watched_replica"):  # what watches a run is told whose steps it sees
+            policy.watched_replica = index
         return policy
 
     def _scheduler(self, index: int, pool: Pool) -> Scheduler:

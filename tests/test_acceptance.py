@@ -144,3 +144,10 @@ def test_the_same_coins_whatever_the_grouping():
     alone, _ = law.depths(IDS[20:21], OUT[20:21], NONE[20:21])
     mine = together[0][offsets[20] : offsets[21]]
     assert (np.minimum(mine, 16)[:60] == np.minimum(alone[0], 16)[:60]).all()
+
+
+def test_confidence_follows_the_positions_of_the_chain_that_is_pending():
+    law = Acceptance(3, positions=np.array([[0.9, 0.0], [0.2, 0.6]]), auc=0.7)
+    alone, pair = (law.confidence(IDS, NONE, NONE, length).mean(axis=0) for length in (1, 2))
+    assert alone[0] > 0.75
+    assert pair[0] < 0.4 < 0.5 < pair[1]

@@ -8,9 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdsim.errors import SdsimError
+from sdsim.recorder import Recorder
 from sdsim.scenario import scenario_from_mapping
 from sdsim.simulation import simulate
 from tests.invariants import run_checked
+from tests.priced import simulate_priced
+from tests.random_scenarios import random_case
 from tests.strategies import scenarios
 
 RELAXED = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -47,6 +50,29 @@ def test_random_scenarios(mapping, blocks):
     if scenario.until is None:
         assert result.summary["requests"]["unfinished"] == 0
     assert seen["steps"] == result.summary["steps"]
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_gaps_add_up_to_the_time_between_first_and_last_tokens(number, monkeypatch):
+    """And the counts of a step's shape are those of its rows and chunks, one by one."""
+    irregular = []
+    kept = Recorder.irregular_gaps
+    monkeypatch.setattr(Recorder, "irregular_gaps", lambda *given: irregular.append(kept(*given)) or irregular[-1])
+
+    def seconds(shape):
+        contexts = np.zeros(0) if shape.contexts is None else shape.contexts
+        positions = 1 + np.broadcast_to(shape.verify_lengths, contexts.shape)
+        assert (shape.verify_tokens, shape.attention_pairs) == (positions.sum(), (positions * contexts).sum())
+        chunks = [(int(stored), int(tokens)) for _, stored, tokens in shape.chunks]
+        assert shape.prefill_tokens == sum(tokens for _, tokens in chunks)
+        assert shape.prefill_pairs == sum(sum(range(stored + 1, stored + tokens + 1)) for stored, tokens in chunks)
+        return 1e-3 * (1 + shape.rows) + 1e-6 * (shape.prefill_tokens + shape.verify_tokens)
+
+    mapping, pools = random_case(number)
+    mapping |= {"engine": "ideal", "until": None, "policy": {"kind": "fixed", "length": 2} if number % 2 else "off"}
+    result = simulate_priced(scenario_from_mapping(mapping), seconds, pools)
+    found = (result.steps["regular_gaps"] * result.steps["seconds"]).sum() + irregular[0].sum()
+    assert found == pytest.approx((result.requests["finish_s"] - result.requests["first_token_s"]).sum())
 
 
 def crowded(**changes):

@@ -289,3 +289,20 @@ def test_a_run_whose_host_works_ahead_is_explained(tmp_path: Path) -> None:
     result = read_run(record(tmp_path, *words))
     found = explain_step(result, 0, 20)
     assert found.happened["seconds"] == result.steps["seconds"][(result.steps["replica"] == 0).nonzero()[0][20]]
+
+
+def test_steps_after_a_failure_are_their_replicas_and_a_request_that_moved_is_not_followed(tmp_path: Path) -> None:
+    """The step that a failure ends leaves no record, and its number is taken by the next one."""
+    words = ("--set", "failures=[{replica: 0, at: 300ms, for: 100ms}]", "--set", "workload.rate=60/s")
+    result = read_run(record(tmp_path, *words))
+    steps, requests = result.steps, result.requests
+    mine = np.flatnonzero(steps["replica"] == 0)
+    after = mine[steps["start_s"][mine] > 0.4]
+    assert len(after)
+    for row in (after[0], after[-1]):
+        found = explain_step(result, 0, int(steps["step"][row]))
+        assert found.happened["seconds"] == steps["seconds"][row]
+    moved = requests["request_id"][(requests["preemptions"] > 0) & (requests["replica"] == 1)]
+    assert len(moved)
+    with pytest.raises(ScenarioError, match=f"request {moved[0]:.0f}: it was on more than one replica"):
+        explain_request(result, int(moved[0]))

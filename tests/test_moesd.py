@@ -36,7 +36,9 @@ def test_sigma_is_the_geometric_sum():
     assert sigma(1.0, 5) == 1
 
 
-@pytest.mark.parametrize(("experts", "k", "tokens"), [(64, 8, 23), (8, 2, 11), (128, 8, 47), (256, 8, 95), (8, 8, 1), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("experts", "k", "tokens"), [(64, 8, 23), (8, 2, 11), (128, 8, 47), (256, 8, 95), (8, 8, 1), (1, 1, 1)]
+)
 def test_full_activation(experts, k, tokens):
     assert full_activation_tokens(experts, k) == tokens
     assert activated_experts(tokens, experts, k) >= 0.95 * experts

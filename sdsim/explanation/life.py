@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdsim.acceptance import Acceptance, make_acceptance
-from sdsim.explanation.record import Facts, check_same, differs, request_row
+from sdsim.errors import ScenarioError
+from sdsim.explanation.record import Facts, check_same, differs, recorded, request_row
 from sdsim.metrics import Columns, latencies
 from sdsim.policy import IntArray
 from sdsim.replay import Step, replay
@@ -99,7 +100,7 @@ class _Follower:
         if seen.observation.now >= self.row["finish_s"]:
             return True
         row = self._rows.get(seen.observation.step)
-        if row is None:  # under way when the clock stopped: it left no record
+        if row is None or not recorded(self.result.steps, row, seen):  # under way when the clock or the replica stopped
             return False
         chunk = next((c for c in seen.shape.chunks if c[0] == self.row["request_id"]), None)
         place = np.flatnonzero(seen.observation.request_ids == self.row["request_id"])
@@ -160,9 +161,13 @@ class _Follower:
             evictions += 1
         finished = np.isfinite(self.row["finish_s"])
         found = (len(self.turns), evictions) if finished else (len(self.turns),)
-        recorded = tuple(int(self.row[c]) for c in ("verify_steps", "preemptions")[: len(found)])
-        if found != recorded:
-            raise differs(f"request {self.row['request_id']:.0f}")
+        if found == tuple(int(self.row[c]) for c in ("verify_steps", "preemptions")[: len(found)]):
+            return
+        request, scenario = f"request {self.row['request_id']:.0f}", self.result.scenario
+        if scenario.failures or any(pool.role == "prefill" for pool in scenario.pools):
+            problem = "it was on more than one replica, and is followed on its last only"
+            raise ScenarioError(f"{request}: {problem}; allowed: requests that stayed on one; choose another")
+        raise differs(request)
 
 
 def _depths(result: Result, row: dict[str, float]) -> Depths | None:

@@ -39,6 +39,11 @@ def request_row(result: Result, request: int) -> int:
     return int(rows[0])
 
 
+def recorded(steps: Columns, row: int, seen: Step) -> bool:
+    """Return whether *row* records the step *seen* again, by its start: one that a failure ended left no record."""
+    return bool(steps["start_s"][row] == seen.observation.now)
+
+
 def check_same(steps: Columns, row: int, seen: Step) -> None:
     """Raise ScenarioError unless the step *seen* again is the one recorded in *row*."""
     recorded = steps["start_s"][row], steps["seconds"][row], steps["draft_length"][row]

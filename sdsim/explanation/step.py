@@ -10,7 +10,7 @@ import numpy as np
 
 from sdsim.explanation.lengths import alternatives
 from sdsim.explanation.reasons import reasons
-from sdsim.explanation.record import Facts, check_same, differs, step_row
+from sdsim.explanation.record import Facts, check_same, differs, recorded, step_row
 from sdsim.metrics import Columns
 from sdsim.policies.acceptance_estimate import AcceptanceEstimate
 from sdsim.policy import Observation, Policy
@@ -50,7 +50,7 @@ def explain_step(result: Result, replica: int, step: int) -> Explanation:
     found: list[Explanation] = []
 
     def visit(seen: Step) -> bool:
-        here = seen.replica == replica and seen.observation.step == step
+        here = seen.replica == replica and seen.observation.step == step and recorded(result.steps, row, seen)
         if here:
             check_same(result.steps, row, seen)
             found.append(_explain(result, system, seen, row))
