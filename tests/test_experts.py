@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdsim.experts import Correlated, NoExperts, Skewed, make_routing, other_ranks_reached
+from sdsim.experts import Correlated, NoExperts, Skewed, busiest_rank, make_routing, other_ranks_reached
 
 SHAPES = [(128, 8), (64, 8), (8, 2), (256, 8), (64, 6)]
 
@@ -117,3 +117,14 @@ def test_ranks_reached_against_every_choice(experts, k, ranks):
     each = experts // ranks
     reached = [len({expert // each for expert in chosen} - {0}) for chosen in combinations(range(experts), k)]
     assert other_ranks_reached(experts, k, ranks) == pytest.approx(np.mean(reached))
+
+
+@pytest.mark.parametrize("kind", [{"kind": "uniform"}, {"kind": "skewed", "alpha": 1.2}])
+def test_padding_tokens_are_all_alike(kind):
+    """They choose one set of experts, however many they are: as one token more."""
+    law = make_routing(64, 8, **kind)
+    assert law.distinct([3], padding=9) == law.distinct([3], padding=1) == law.distinct([4])
+
+
+def test_a_single_expert_is_loaded_whole_by_the_busiest_rank():
+    assert busiest_rank(64, 1, 1, 1.0, 64) == (1, 1.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdsim.metrics import Slo, distribution, meets, speculation, summarise, weighted_distribution
+from sdsim.metrics import Slo, distribution, meets, slo_of, speculation, summarise, weighted_distribution
 from sdsim.recorder import Recorder
 from sdsim.request import RequestTable
 from sdsim.scenario import scenario_from_mapping
@@ -147,3 +149,32 @@ def test_mean_summary_keeps_what_agrees_and_marks_what_is_missing():
     assert found["goodput_rps"] is None
     assert found["ci95"]["ttft_s"]["p50"][0] < 2.0 < found["ci95"]["ttft_s"]["p50"][1]
     assert mean_summary([a]) == a
+
+
+def test_a_figure_that_one_seed_lacks_is_missing_and_counts_that_agree_stay_whole():
+    found = mean_summary([{"seed": 1, "steps": 7, "tpot": 1.0}, {"seed": 2, "steps": 7, "tpot": None}])
+    assert found["tpot"] is None
+    assert "tpot" not in found["ci95"]
+    assert repr(found["steps"]) == "7"
+
+
+def test_what_is_left_out_of_means():
+    """Steps without rows, of the batch; steps that draft one token, of the time off; a dense model, of experts."""
+    seen = {name: np.append(values, 0.0) for name, values in steps().items()} | {"draft_length": np.array([0.0, 1, 0])}
+    found = summarise(table(), seen, np.empty(0), None, 1)
+    assert found["mean_batch"] == 3
+    assert found["speculation"]["off_fraction"] == pytest.approx(0.25)
+    dense = steps() | {"distinct_experts": np.zeros(2)}
+    assert summarise(table(), dense, np.empty(0), None, 1)["moe"]["distinct_experts_mean"] is None
+
+
+def test_the_span_begins_with_the_first_request_offered_even_if_it_never_finishes():
+    late = table() | {"finish_s": np.array([np.nan, 1.2, 5.0, np.nan]), "arrival_s": np.array([0.0, 1.0, 2.0, 3.0])}
+    assert summarise(late, steps(), np.empty(0), None, 1)["output_tokens_per_s"] == pytest.approx(12 / 5.0)
+
+
+def test_every_target_of_a_scenario_counts():
+    spec = SimpleNamespace(ttft=None, tpot=None, e2e=0.3)
+    slo = slo_of(spec, {}, ("default",))
+    assert slo is not None
+    assert meets(slo, table()).tolist() == [False, True, False, False]
