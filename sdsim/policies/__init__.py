@@ -40,6 +40,7 @@ BUILT_IN = {
     "magicdec": "sdsim.policies.magicdec:MagicDec",
     "marginal_experts": "sdsim.policies.marginal_experts:MarginalExperts",
     "min_dwell": "sdsim.policies.min_dwell:MinDwell",
+    "model_predictive": "sdsim.policies.model_predictive:ModelPredictive",
     "moesd": "sdsim.policies.moesd:Moesd",
     "nightjar": "sdsim.policies.nightjar:Nightjar",
     "off": "sdsim.policies.off:Off",

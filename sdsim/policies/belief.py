@@ -1,9 +1,7 @@
 """What each request's drafts are believed to be worth: the drafter's confidence, calibrated, and the request's record.
 
 logit q = w logit(confidence) + b_j + u_r for draft j of request r. The first two terms are `Calibration`'s. u_r comes
-from the request's own drafts: those won against those expected to be without it, shrunk towards 0 by W trials. W is set
-from the data: with rho the correlation of two drafts of one request, (won - expected)^2 exceeds its binomial variance
-by rho times the pairs tried, and W = (1 - rho) / rho (beta-binomial shrinkage, empirical Bayes).
+from the request's own drafts: those won against those expected to be without it, shrunk towards 0 by `WEIGHT` trials.
 
 When the drafts of late differ from what was believed by more than chance explains, most of the past is forgotten: after
 a change of traffic the record would else outweigh the news for long.
@@ -16,14 +14,15 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from sdsim.policies.calibration import REFIT, Calibration
+from sdsim.policies.calibration import Calibration
 from sdsim.policies.forecast import Forecast
 from sdsim.policies.ledger import Ledger
 from sdsim.policy import FloatArray, IntArray, Observation, Outcome
 
 PLACES = 4096
 """Requests remembered; one whose id is the same modulo this takes another's place."""
-LEAST_WEIGHT, FIRST_WEIGHT, MOST_WEIGHT = 4.0, 32.0, 1e4
+WEIGHT = 32.0
+"""Trials that all requests count for in a request's own: as if acceptances of requests had a correlation of 3%."""
 TYPICAL = 0.7
 NEWS_TRIALS = 256.0
 """Trials after which a trial counts 1 / e in what is news."""
@@ -37,7 +36,6 @@ class Belief(Calibration):
     def __init__(self) -> None:
         super().__init__()
         self.forecast = Forecast()
-        self._weight = FIRST_WEIGHT
         self._owner = np.full(PLACES, -1, dtype=np.int64)
         self._own_won, self._own_tried, self._own_expected, self._offset = np.zeros((4, PLACES))
         self._believed: Ledger[tuple[FloatArray, IntArray]] = Ledger()
@@ -93,18 +91,6 @@ class Belief(Calibration):
         self._own_tried[places] += np.add.reduce(tried, axis=0)
         self._own_expected[places] += np.add.reduce(chance * tried, axis=0)
         super()._count(logits, tried, outcome)
-        if self._outcomes % REFIT == 0:
-            self._set_weight()
-        weight = self._weight
-        won, expected = self._own_won[places] + weight * TYPICAL, self._own_expected[places] + weight * TYPICAL
-        total = self._own_tried[places] + weight
+        won, expected = self._own_won[places] + WEIGHT * TYPICAL, self._own_expected[places] + WEIGHT * TYPICAL
+        total = self._own_tried[places] + WEIGHT
         self._offset[places] = np.log(won * (total - expected) / ((total - won) * expected))
-
-    def _set_weight(self) -> None:
-        known = (self._owner >= 0) & (self._own_tried > 1)
-        tried, expected = self._own_tried[known], self._own_expected[known]
-        variance = expected * (1.0 - expected / tried)
-        pairs = float(np.sum(variance * (tried - 1.0)))
-        excess = float(np.sum((self._own_won[known] - expected) ** 2 - variance))
-        rho = min(max(excess / pairs, 1.0 / MOST_WEIGHT), 1.0) if pairs else 1.0 / MOST_WEIGHT
-        self._weight = max(1.0 / rho - 1.0, LEAST_WEIGHT)

@@ -42,18 +42,26 @@ class KvPriced(Goodput):
 
     def plan(self, observation: Observation, /) -> Plan:
         """Return the length of the highest goodput, or the plan to drop the drafter."""
-        plan, rows = super().plan(observation), observation.batch
-        if not rows:
-            return DROPPED if self._dropped else plan
-        index = self.lengths.index(plan.draft_length)
-        speculating = rows * self._acceptance.tokens(self.lengths)[index] / self._seconds.of(observation)[index]
+        plan = super().plan(observation)
+        if observation.batch:
+            self._dropped = self._drops(observation, self.lengths.index(plan.draft_length))
+        return DROPPED if self._dropped else plan
+
+    def _drops(self, observation: Observation, index: int) -> bool:
+        """Return whether the drafter should be gone, the best it can do being the length at *index*."""
+        speculating = self._speculating(observation, index)
         alone = self._alone(observation)
         if not self._dropped:
-            self._dropped, self._lost = alone > speculating, 0.0
-        elif speculating > alone:
+            self._lost = 0.0
+            return alone > speculating
+        if speculating > alone:
             self._lost += (speculating / alone - 1.0) * self._off.of(observation)
-            self._dropped = self._lost < self._reload.of(observation)
-        return DROPPED if self._dropped else plan
+        return self._lost < self._reload.of(observation)
+
+    def _speculating(self, observation: Observation, index: int) -> float:
+        """Return tokens a second with the drafter."""
+        tokens = self._acceptance.tokens(self.lengths)[index]
+        return float(observation.batch * tokens / self._seconds.of(observation)[index])
 
     def _alone(self, observation: Observation) -> float:
         """Return the tokens a second that decoding alone would reach in the drafter's memory; 0 if memory is not short.

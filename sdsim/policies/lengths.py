@@ -33,6 +33,13 @@ def positive(name: str, value: object) -> float:
     return float(value)
 
 
+def not_negative(name: str, value: object) -> float:
+    """Return *value* as a finite number of 0 or more, or raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"{name} {value!r}; allowed: a number, 0 or more")
+    return float(value)
+
+
 def count(name: str, value: object, least: int = 0) -> int:
     """Return *value* as an integer of *least* or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:

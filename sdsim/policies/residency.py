@@ -34,7 +34,7 @@ BLOCK = 16
 """Tokens of a KV block, as engines have it."""
 EVICTIONS = 10.0
 """How many times the price is where the drafter's return evicts requests: a tenth of the rows are computed again."""
-EXPLORED = 0.005
+EXPLORED = 0.002
 TRIAL = 64
 
 
