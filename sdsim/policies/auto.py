@@ -1,9 +1,16 @@
 """The default: speculates as `prefill_riding` does, and drops a drafter that costs more than it brings.
 
 Nothing is to be tuned. It reads the calibration's prices, with the jump beyond the largest captured graph, and what an
-engine shows: the acceptance of each request and position is learnt from outcomes (`belief`), with the drafter's
-confidences if there are any. Whether the drafter stays loaded is decided on an account (`residency`); an engine
-that cannot drop it takes that as draft length 0.
+engine shows. In each step:
+
+1. Each draft at hand is believed to be accepted with a chance that was learnt from outcomes, by the drafter's
+   confidence if there is one, the draft's position, and the request's own record (`belief`).
+2. Decoding alone could turn a second into theta tokens: the best ratio of tokens to seconds over draft lengths, for
+   drafts as they have been of late (`forecast`). That is the price of time. The length of the best ratio is drafted.
+3. A draft at hand is verified if its chance to be emitted is worth its share of the step's time at that price, and a
+   prompt's chunk is cut where its tokens would cost more time than they spare elsewhere (`step_rule`).
+4. What the drafter loses or gains against decoding without it goes into an account. At two reloads' worth of loss it
+   is dropped, at one of gain loaded again (`residency`). An engine that cannot drop it takes that as draft length 0.
 """
 
 from __future__ import annotations

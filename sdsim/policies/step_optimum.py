@@ -2,7 +2,9 @@
 
 A step of n rows that verifies the b likeliest drafts emits n + a_1 + ... + a_b tokens in T(n + b) seconds. For every b
 the best set is a prefix of each chain, so trying all b gives the optimum for any T that depends on counts alone: no
-concavity is needed. The draft length is the one whose drafts, so verified in the next step, have the highest ratio.
+concavity is needed. The prices at hand do, experts included: they are those expected of so many tokens. (Were the very
+experts of each draft known, the best set would be a minimum cut.) The draft length is the one whose drafts, so verified
+in the next step, have the highest ratio.
 
 The time of prompts has to be spent in any case. So beside them the best set is not that of the highest ratio but that
 of the highest tokens - theta T, theta being the highest ratio of the same step without them.

@@ -10,8 +10,8 @@ from tests.machine import plan_budget
 from tests.test_policies import PARAMETERS, SIMPLE, Slope
 
 LEARNING = (
-    "cascade", "cascade_per_request", "echo", "exp3", "nightjar", "priority_split", "sglang_adaptive", "thompson",
-    "throughput_aware", "ucb",
+    "cascade", "cascade_per_request", "echo", "exp3", "kv_priced", "model_predictive", "nightjar", "priority_split",
+    "sglang_adaptive", "thompson", "throughput_aware", "ucb",
 )  # fmt: skip
 WRAPPERS = ("cooldown", "graph_snap", "hysteresis", "min_dwell", "safe", "staleness")
 pytestmark = pytest.mark.speed
