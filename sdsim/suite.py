@@ -174,18 +174,19 @@ def _ranked(scenario: Scenario, outcomes: dict[str, Outcome], options: argparse.
         by_policy.setdefault(label, []).append(result)
     specs = {label: cell.policy for label, cell in zip(labels, runs, strict=True)}
     subject = next((label for label, spec in specs.items() if spec.kind == options.subject), None)
-    rows = standings(figure, by_policy, labels[0])
-    clairvoyant = next((row for row in rows if specs[row["policy"]].kind == CLAIRVOYANT), None)
+    base = labels[0]
+    known = [label for label, spec in specs.items() if spec.kind == CLAIRVOYANT]
     return {
         "name": scenario.name,
         "figure": figure,
-        "base": labels[0],
-        "standings": rows,
+        "base": base,
+        "standings": standings(figure, by_policy, base),
         "subject": subject,
         "duels": duels(figure, by_policy, subject, _rivals(specs, options.tuned)) if subject else {},
         "regret": {
-            "randomness": clairvoyant and {key: clairvoyant[key] for key in ("gain", "ci95")},
+            "randomness": duels(figure, by_policy, known[0], {base: [base]})[base] if known else None,
             "myopia": price_of_myopia(scenario),
+            "estimation": duels(figure, by_policy, base, {subject: [subject]})[subject] if subject else None,
         },
     }
 

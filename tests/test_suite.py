@@ -103,6 +103,10 @@ def test_the_command_ranks_and_goes_on_from_its_journal(tmp_path, capsys):
     rows = first["scenarios"][0]["standings"]
     assert {row["policy"] for row in rows} == {"oracle-expected", "off", "auto", "batch-context-table"}
     assert rows[-1]["policy"] == "off"
+    regret = first["scenarios"][0]["regret"]
+    assert regret["randomness"] is regret["myopia"] is None
+    gains = {row["policy"]: row["gain"] for row in rows}
+    assert regret["estimation"]["gain"] == pytest.approx(1 / (1 + gains["auto"]) - 1, abs=0.01)
     duel = first["scenarios"][0]["duels"]
     assert duel["off"]["gain"] > 0
     assert duel["table"]["policy"] == "batch-context-table"

@@ -31,7 +31,9 @@ def print_standings(console: Console, found: Mapping[str, Any]) -> None:
         console.print(Text(f"{subject} against each rival, with 95% intervals", style=HEADING))
         console.print()
         duels_sheet(found["scenarios"]).show(console)
-    console.print(Text("the price of not knowing what will be accepted, and of not looking ahead", style=HEADING))
+    console.print(
+        Text("what knowing each draft's fate, looking ahead, and knowing its chance would gain", style=HEADING)
+    )
     console.print()
     regret_sheet(found["scenarios"]).show(console)
     console.print(Text(f"all {len(found['scenarios'])} scenarios, {found['seeds']} seeds each", style=HEADING))
@@ -70,16 +72,23 @@ def _duel(duel: Mapping[str, Any] | None, group: str) -> str:
 
 
 def regret_sheet(scenarios: list[Mapping[str, Any]]) -> Sheet:
-    """Return one row a scenario: the price of randomness, and of myopia."""
-    random = [one["regret"]["randomness"] for one in scenarios]
-    return Sheet(
-        (
-            Column("scenario", [one["name"] for one in scenarios], names=True),
-            Column("randomness", [DASH if one is None else _gain(one["gain"]) for one in random]),
-            Column("95% interval", [DASH if one is None else _span(one["ci95"]) for one in random]),
-            Column("myopia", [_gain(one["regret"]["myopia"]) for one in scenarios]),
-        )
-    )
+    """Return one row a scenario: the prices of randomness, of myopia, and of the subject's estimation; then the means.
+
+    A mean is that of the scenarios that have the figure.
+    """
+    columns = [Column("scenario", [*(one["name"] for one in scenarios), "mean"], names=True)]
+    for price in ("randomness", "myopia", "estimation"):
+        found = [one["regret"][price] for one in scenarios]
+        gains = [one if one is None or isinstance(one, float) else one["gain"] for one in found]
+        known = [gain for gain in gains if gain is not None]
+        mean = sum(known) / len(known) if known else None
+        texts = [_gain(gain) + _interval(one) for gain, one in zip(gains, found, strict=True)]
+        columns.append(Column(price, [*texts, _gain(mean)]))
+    return Sheet(tuple(columns))
+
+
+def _interval(found: Mapping[str, Any] | float | None) -> str:
+    return f" ({_span(found['ci95'])})" if isinstance(found, Mapping) else ""
 
 
 def totals_sheet(rows: list[Mapping[str, Any]]) -> Sheet:
