@@ -110,7 +110,12 @@ def _scenarios(options: argparse.Namespace) -> list[Scenario]:
     if not files:
         raise ScenarioError(f"{given[0]}: no scenario in it; allowed: files, or folders of *.yaml; name another")
     policies = list(dict.fromkeys([options.oracle, *(options.policy or CORE)]))
-    return [load_scenario(file, overrides(options, policies)) for file in files]
+    scenarios = [load_scenario(file, overrides(options, policies)) for file in files]
+    kinds = sorted({spec.kind for scenario in scenarios for spec in scenario.policies})
+    if options.subject not in (SUBJECT, *kinds):
+        found = f"--subject {options.subject}: no policy that is run is of that kind"
+        raise ScenarioError(f"{found}; allowed: {', '.join(kinds)}; name one, or add it with --policy")
+    return scenarios
 
 
 def _key(cell: Cell) -> str:

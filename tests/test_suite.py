@@ -142,6 +142,13 @@ def test_a_policy_that_fails_costs_its_own_row_only(tmp_path, capsys):
     assert main([*words, "--oracle", short, "--out", str(tmp_path / "o.json")]) == BAD_INPUT
 
 
+def test_a_subject_that_is_not_run_is_refused(tmp_path):
+    (tmp_path / "small.yaml").write_text(SMALL)
+    words = [str(tmp_path), "--policy", "off", "--subject", "goodput", "--out", str(tmp_path / "out.json")]
+    with pytest.raises(ScenarioError, match=r"--subject goodput: no policy .* allowed: off, oracle_expected"):
+        main(words)
+
+
 def test_without_scenarios_it_says_so(tmp_path):
     with pytest.raises(ScenarioError, match="no scenario in it"):
         main([str(tmp_path), "--out", str(tmp_path / "out.json")])
