@@ -20,8 +20,7 @@ def read_text(path: Path, most: int = MAX_BYTES) -> str:
     Raises OSError if it cannot be opened, ValueError if it is no regular file (a pipe or a device may never end), has
     more than *most* bytes, or is not UTF-8.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("a folder" if path.is_dir() else "a pipe or device; a regular file is allowed")
+    regular_size(path)
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -31,6 +30,14 @@ def read_text(path: Path, most: int = MAX_BYTES) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"line {line}: not UTF-8 text") from None
+
+
+def regular_size(path: Path) -> int:
+    """Return the bytes of the file *path*. Raises OSError if there is none, ValueError if it is no regular file."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("a folder" if path.is_dir() else "a pipe or device; a regular file is allowed")
+    return found.st_size
 
 
 def read_json(path: Path, most: int = MAX_BYTES) -> Any:

@@ -5,16 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sdsim.errors import ScenarioError
 from sdsim.files import read_json, reason
-from sdsim.metrics import Columns
 from sdsim.recorder import DRAFTER_CODES, REQUEST_COLUMNS, STEP_COLUMNS
 from sdsim.result import Result
+from sdsim.run_tables import LARGEST, damaged, read_table
 from sdsim.scenario import validated
 from sdsim.scenario.file import read_scenario
+from sdsim.units import shown
 
+SPREAD = ("mean", "p50", "p90", "p99")
+FIGURES: dict[str | None, tuple[str, ...]] = {
+    None: (
+        "output_tokens_per_s",
+        "output_tokens_per_gpu_s",
+        "goodput_rps",
+        "slo_attainment",
+        "preemptions",
+        "steps",
+        "mean_batch",
+        "simulated_s",
+        "wall_s",
+        "steps_per_wall_s",
+    ),
+    "requests": ("offered", "finished", "unfinished"),
+    **dict.fromkeys(("ttft_s", "tpot_s", "itl_s", "e2e_s"), SPREAD),
+    "speculation": ("mean_draft_length", "acceptance_length", "acceptance_rate", "wasted_fraction", "off_fraction"),
+    "moe": ("distinct_experts_mean",),
+    "data_quality": ("measured", "interpolated", "extrapolated"),
+}
+"""The figures of a summary, and the part that they stand in: numbers, or null."""
+UNDONE = ("first_token_s", "finish_s")
+UNDEFINED = ("distinct_experts",)
 FILES = ("scenario.yaml", "summary.json", "requests.parquet", "steps.parquet")
 
 
@@ -45,8 +67,12 @@ def _ranks(folder: Path) -> dict[tuple[str, str], int]:
     """Return the place of each engine and policy in the summary of several runs."""
     if not (folder / "summary.json").is_file():
         return {}
-    runs = _object(folder / "summary.json").get("runs", [])
-    return {(run["engine"], run["policy"]): i for i, run in enumerate(runs)}
+    path = folder / "summary.json"
+    runs = _object(path).get("runs", [])
+    try:
+        return {(str(run["engine"]), str(run["policy"])): i for i, run in enumerate(runs)}
+    except (TypeError, KeyError):
+        raise damaged(path, "runs without engine and policy") from None
 
 
 def read_run(folder: Path, name: str | None = None, allow_code: bool = False) -> Result:
@@ -58,49 +84,37 @@ def read_run(folder: Path, name: str | None = None, allow_code: bool = False) ->
     summary = _summary(folder)
     file = folder / "scenario.yaml"
     scenario = validated(read_scenario(file), folder.absolute(), str(name or file), allow_code)
-    requests, classes = _read(folder / "requests.parquet", REQUEST_COLUMNS, "request_class", None)
-    steps, _ = _read(folder / "steps.parquet", STEP_COLUMNS, "drafter", tuple(DRAFTER_CODES))
+    requests, classes = read_table(folder / "requests.parquet", REQUEST_COLUMNS, "request_class", None, UNDONE)
+    steps, _ = read_table(folder / "steps.parquet", STEP_COLUMNS, "drafter", tuple(DRAFTER_CODES), UNDEFINED)
     return Result(scenario, summary, requests, steps, classes)
 
 
-def _read(
-    path: Path, columns: tuple[str, ...], coded: str, names: tuple[str, ...] | None
-) -> tuple[Columns, tuple[str, ...]]:
-    """Return the columns of a table as float64, the *coded* one by its place in *names*, and these names."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, str(error).splitlines()[0]) from None
-    lacking = [column for column in columns if column not in table.column_names]
-    if lacking:
-        raise _damaged(path, f"no column {', '.join(lacking)}")
-    words = np.array(table.column(coded).to_pylist(), dtype=object)
-    known = names or tuple(sorted(set(words)))
-    plain = {c: np.asarray(table.column(c), dtype=float) for c in table.column_names if c != coded}
-    codes = {word: float(i) for i, word in enumerate(known)}
-    return plain | {coded: np.array([codes[word] for word in words], dtype=float)}, known
-
-
 def _summary(folder: Path) -> dict[str, Any]:
-    summary = _object(folder / "summary.json")
-    lacking = [key for key in ("policy", "engine", "seed", "ttft_s") if key not in summary]
-    if lacking:
-        raise _damaged(folder / "summary.json", f"no {', '.join(lacking)}")
+    path = folder / "summary.json"
+    summary = _object(path)
+    for key in ("policy", "engine"):
+        if not isinstance(summary.get(key), str):
+            raise damaged(path, f"{key}: {shown(summary.get(key))}")
+    if not (isinstance(summary.get("seed"), int) and 0 <= summary["seed"] < 2**63):
+        raise damaged(path, f"seed: {shown(summary.get('seed'))}")
+    for group, keys in FIGURES.items():
+        part = summary if group is None else summary.get(group)
+        for key in keys:
+            if not isinstance(part, dict) or not _figure(part.get(key, "")):
+                raise damaged(path, f"{key if group is None else group}: {shown(part)}")
     return summary
+
+
+def _figure(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (number and abs(value) <= LARGEST)
 
 
 def _object(path: Path) -> dict[str, Any]:
     try:
         found = read_json(path)
     except (OSError, ValueError) as error:
-        raise _damaged(path, reason(error)) from None
+        raise damaged(path, reason(error)) from None
     if not isinstance(found, dict):
-        raise _damaged(path, "not one JSON object")
+        raise damaged(path, "not one JSON object")
     return found
-
-
-def _damaged(path: Path, found: str) -> ScenarioError:
-    return ScenarioError(f"{path}: {found}; allowed: the file as sdsim.run wrote it; run the scenario again")

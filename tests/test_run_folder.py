@@ -36,7 +36,7 @@ def test_runs_are_found_in_the_order_of_their_summary(tmp_path: Path) -> None:
     [
         ("summary.json", b"{", "summary.json: line 1: .*; allowed: the file as sdsim.run wrote it"),
         ("summary.json", b"[]", "summary.json: not one JSON object"),
-        ("summary.json", b"{}", "summary.json: no policy, engine, seed"),
+        ("summary.json", b"{}", "summary.json: policy: nothing"),
         ("scenario.yaml", b"\xff", "scenario.yaml: cannot be read: line 1: not UTF-8"),
         ("scenario.yaml", b"a: [", "scenario.yaml:1: not readable as YAML"),
         ("scenario.yaml", b"model: x", "gpus: missing"),
