@@ -247,7 +247,7 @@ SCENARIOS = st.fixed_dictionaries(
         "until": TIMES,
         "warmup": TIMES,
         "seed": st.integers(0, 2**63 - 1),
-        "seeds": COUNTS,
+        "seeds": st.integers(1, 9),
         "replica": st.fixed_dictionaries({}, optional={"max_num_seqs": COUNTS, "memory_fraction": SHARES}),
         "router": st.sampled_from(["round_robin", "least_loaded", "shortest_queue"]),
         "feedback_lag": st.integers(0, 9),

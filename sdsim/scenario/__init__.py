@@ -26,6 +26,7 @@ from pydantic import (
 from sdsim.errors import unknown
 from sdsim.parallel import Layout
 from sdsim.scenario.fields import (
+    Copies,
     Count,
     Name,
     PositiveSeconds,
@@ -118,7 +119,7 @@ class Scenario(Spec):
     replica: ReplicaSpec = ReplicaSpec()
     gpus: Gpus
     """The GPUs of one replica."""
-    replicas: Count = 1
+    replicas: Copies = 1
     pools: tuple[PoolSpec, ...] = ()
     """Replicas beside these."""
     failures: tuple[FailureSpec, ...] = ()
@@ -145,7 +146,7 @@ class Scenario(Spec):
     routing: Routing = UniformRouting()
     slo: Slo | None = None
     seed: Annotated[int, BeforeValidator(partial(parse_whole, span=Span(0, 2**63 - 1)))] = 0
-    seeds: Count = 1
+    seeds: Copies = 1
     """How many seeds are run, from `seed` up."""
     feedback_lag: Annotated[int, BeforeValidator(partial(parse_whole, span=Span(0, COUNT.high)))] = 1
     """Steps after which a policy learns of an outcome."""

@@ -16,6 +16,7 @@ from sdsim.units import (
     PART,
     POSITIVE,
     SHARE,
+    Span,
     parse_duration,
     parse_number,
     parse_rate,
@@ -25,6 +26,8 @@ from sdsim.units import (
 )
 
 LONGEST_NAME = 1000
+MANY = 10_000
+"""Of what each costs memory before anything runs."""
 
 
 class Spec(BaseModel):
@@ -107,6 +110,7 @@ NonNegativeNumber = Annotated[float, BeforeValidator(partial(parse_number, span=
 Share = Annotated[float, BeforeValidator(partial(parse_number, span=SHARE))]
 Part = Annotated[float, BeforeValidator(partial(parse_number, span=PART))]
 Count = Annotated[int, BeforeValidator(partial(parse_whole, span=COUNT))]
+Copies = Annotated[int, BeforeValidator(partial(parse_whole, span=Span(1, MANY)))]
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 PositiveSeconds = Annotated[float, BeforeValidator(partial(parse_duration, span=POSITIVE))]
 Rate = Annotated[float, BeforeValidator(parse_rate)]

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 
 from sdsim.parallel import Layout
 from sdsim.scenario.fields import (
+    Copies,
     Count,
     Name,
     PositiveNumber,
@@ -71,7 +72,7 @@ class PoolSpec(Spec):
     role: Annotated[Literal["serve", "prefill"], BeforeValidator(partial(one_of, "role", ROLES))] = "serve"
     replica: ReplicaSpec = ReplicaSpec()
     gpus: Gpus
-    replicas: Count = 1
+    replicas: Copies = 1
     calibration: Calibration | None = None
 
     @field_validator("gpus")

@@ -15,6 +15,7 @@ COMPILED = ["sdsim.batch", "sdsim.streams"]
 
 with atheris.instrument_imports(include=["sdsim"], exclude=COMPILED):
     from tests.fuzz import readers
+    from tests.fuzz.words import changed
 
 CORPUS = Path(__file__).with_name("corpus")
 LIMITS = ("-timeout=5", "-rss_limit_mb=1500", "-max_len=4096", "-print_final_stats=1")
@@ -28,8 +29,14 @@ def main() -> None:
     atheris.Setup(
         [sys.argv[0], new, str(CORPUS / name), *LIMITS, *options],
         lambda data: readers.survives(name, data),
+        custom_mutator=_mutated,
     )
     atheris.Fuzz()
+
+
+def _mutated(data: bytes, most: int, seed: int) -> bytes:
+    """Change words or bytes, by turns."""
+    return changed(data, most, seed) if seed % 2 else bytes(atheris.Mutate(data, most))
 
 
 if __name__ == "__main__":
