@@ -17,7 +17,10 @@ PLOTS = ("png", "svg", "pdf")
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> None:
-    """Run *main* on the command line's words and exit: 2 with one line a mistake for what the user can mend."""
+    """Run *main* on the command line's words and exit: 2 with one line a mistake for what the user can mend.
+
+    An interrupt ends it with 130 and one line: what the KeyboardInterrupt says was kept, if it says so.
+    """
     gc.freeze()  # what the imports made stays: garbage collections need not walk over it
     try:
         code = main(sys.argv[1:])
@@ -25,8 +28,8 @@ def run_command(main: Callable[[Sequence[str]], int]) -> None:
     except SdsimError as error:
         print(error, file=sys.stderr)
         code = BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted; {str(stop) or 'nothing was written'}", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

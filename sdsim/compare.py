@@ -11,10 +11,11 @@ from sdsim.command import OK, add_allow_code, add_changes, add_jobs, check_jobs,
 from sdsim.errors import ScenarioError
 from sdsim.experiment import Cell, cells, in_order
 from sdsim.pairs import figures
-from sdsim.result import refuse_existing, to_json, write_file
+from sdsim.result import to_json
 from sdsim.run_folder import find_runs, read_run
 from sdsim.scenario import Scenario, load_scenario
 from sdsim.sides import Run, compare, sides
+from sdsim.whole import refuse_existing, write_file
 from sdsim.workers import local_workers
 
 EXAMPLE = """examples:

@@ -26,7 +26,8 @@ from sdsim.command import (
 )
 from sdsim.errors import ScenarioError
 from sdsim.measurements import read_measurements
-from sdsim.result import to_json, write_folder
+from sdsim.result import to_json
+from sdsim.whole import write_folder
 
 EXAMPLE = """examples:
   python -m sdsim.crosscheck --measured steps.jsonl --engine vllm-0.22.1 --out agreement

@@ -17,11 +17,17 @@ from collections.abc import Iterable
 
 
 class SdsimError(Exception):
-    """One or more mistakes, one line each."""
+    """One or more mistakes, one line each; what no terminal should get of a file's words is written as escapes."""
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = tuple(map(_printable, problems))
+        super().__init__("\n".join(self.problems))
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 class ScenarioError(SdsimError):

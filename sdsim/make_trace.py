@@ -26,9 +26,11 @@ from pathlib import Path
 import numpy as np
 
 from sdsim.arrivals import Segments, piecewise, unit_arrivals
+from sdsim.command import run_command
 from sdsim.lengths import length_table
 from sdsim.policy import FloatArray
 from sdsim.streams import stream
+from sdsim.whole import write_file
 
 LABELS = {"conv": "chat", "code": "code"}
 """Class of every request of a kind."""
@@ -90,12 +92,17 @@ def lines(kind: str, seconds: float, seed: int) -> Iterator[str]:
 def write(path: Path, kind: str, seconds: float, seed: int) -> tuple[int, str]:
     """Write the trace to *path*, and return how many requests it has and the SHA-256 of its text."""
     count, digest = 0, hashlib.sha256()
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
-        for line in lines(kind, seconds, seed):
-            text = line.encode()
-            file.write(text)
-            digest.update(text)
-            count += 1
+
+    def fill(draft: Path) -> None:
+        nonlocal count
+        with draft.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
+            for line in lines(kind, seconds, seed):
+                text = line.encode()
+                file.write(text)
+                digest.update(text)
+                count += 1
+
+    write_file(path, fill)
     return count, digest.hexdigest()
 
 
@@ -120,13 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = p.parse_args(arguments)
     if not 0.0 < options.seconds <= 1e7:
         p.error(f"--seconds {options.seconds:g}; over 0 and up to 1e7 is allowed; give another length")
-    try:
-        count, digest = write(options.out, options.kind, options.seconds, options.seed)
-    except OSError as error:
-        p.error(f"--out {options.out}: {error.strerror}; a file in an existing folder is needed; change it")
+    count, digest = write(options.out, options.kind, options.seconds, options.seed)
     sys.stdout.write(f"{options.out}: {count} requests in {options.seconds:g} s; SHA-256 of the text {digest}\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from sdsim.latency.prices import Prices
 from sdsim.policies.lengths import LONGEST
 from sdsim.scenario import load_scenario
 from sdsim.simulation import make_system
+from sdsim.whole import write_file
 
 EXAMPLE = """example:
   python -m sdsim.price_table scenarios/steady.yaml --lengths 0,1,3,5 --out prices.json
@@ -82,18 +82,6 @@ def errors(table: PriceTable, cost: Prices, grid: dict[str, list[int]]) -> tuple
     return float(np.median(found)), float(np.max(found))
 
 
-def write(path: Path, text: str) -> None:
-    """Write the file whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise ScenarioError(f"--out: {path}: {error.strerror}; allowed: a file in an existing folder") from None
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     options = parser().parse_args(words)
@@ -111,7 +99,8 @@ def main(words: Sequence[str]) -> int:
     resolved = scenario.resolved()
     about = {key: resolved[key] for key in ABOUT}
     content = table.content() | {"about": about, "median_error": median, "largest_error": worst}
-    write(options.out, json.dumps(content, separators=(",", ":"), allow_nan=False))
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n"
+    write_file(options.out, lambda draft: draft.write_text(text, encoding="utf-8"))
     points = math.prod(len(axis) for axis in grid.values())
     print(
         f"{options.out}: {points:,} prices; {CHECKED} other steps: {median:.1%} off in the median, {worst:.1%} at most"

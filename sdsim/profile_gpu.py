@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,17 @@ from rich.console import Console
 
 from sdsim.command import OK, run_command
 from sdsim.errors import CalibrationError, ScenarioError
+from sdsim.files import read_json, read_text, reason
 from sdsim.latency.calibration import SCHEMA
 from sdsim.models import Model, load_model, model_names
 from sdsim.report.progress import finished_runs
+from sdsim.whole import kept_lines, write_file
 
 EXAMPLE = """example:
   python -m sdsim.profile_gpu --model qwen3-30b-a3b,qwen2-0.5b --out h200.json --minutes 10"""
 QUICK_MINUTES = 1.0
+MOST_SAID = 300
+"""Characters of what a failing GPU says."""
 MISSING = "profile_gpu needs a checkout with kernels/, and torch and triton: pip install -e '.[gpu]' ({error})"
 NO_ENGINE = "--engine: {error}; install the engine where this runs, or leave the option out to time our kernels"
 
@@ -75,30 +77,22 @@ def shapes(names: str, ranks: int = 1) -> list[Any]:
 
 
 def known_rows(part: Path, out: Path, resume: bool) -> list[dict[str, Any]]:
-    """Return the rows measured before. A torn last line is dropped: its measurement is made again."""
-    if not resume:
+    """Return the rows measured before. A torn line is dropped: its measurement is made again."""
+    found: list[Any] = []
+    try:
         for path in (part, out):
-            if path.exists():
+            if path.exists() and not resume:
                 raise CalibrationError(f"{path}: exists already; add --resume to go on, or name another file")
-        return []
-    rows = []
-    if out.exists():
-        rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
-    for line in part.read_text(encoding="utf-8").splitlines() if part.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return list({row["key"]: row for row in rows}.values())
-
-
-def measured(rows: Iterable[dict[str, Any]], part: Path) -> Iterator[dict[str, Any]]:
-    """Yield *rows* as they come, each safely in *part* first."""
-    with part.open("a", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            yield row
+        if out.exists():
+            found += read_json(out)["rows"]
+        for line in read_text(part).splitlines() if part.exists() else []:
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return list({row["key"]: row for row in found}.values())
+    except (OSError, ValueError) as error:
+        raise CalibrationError(f"{out}: cannot be read: {reason(error)}; name another file with --out") from None
+    except (TypeError, KeyError):
+        raise CalibrationError(f"{out}: not what profile_gpu wrote; name another file with --out") from None
 
 
 def describe(done: int, total: int, row: dict[str, Any]) -> str:
@@ -150,15 +144,35 @@ def points_of(engine: str | None, found: list[Any]) -> tuple[list[Any], Abstract
 
 
 def measure(points: list[Any], rows: list[dict[str, Any]], part: Path, seconds: float, console: Console) -> None:
-    """Add to *rows*, and to *part*, what of *points* is measured within *seconds*."""
+    """Add to *rows*, and to *part*, what of *points* is measured within *seconds*.
+
+    Raises CalibrationError if the GPU fails, or what measures on it; one that has no room for a point is a row.
+    """
     from kernels import suite
 
-    todo = suite.run(points, {r["key"] for r in rows}, seconds)
-    with finished_runs(console, len(points), "measuring", unit="points") as finished:
-        for row in measured(todo, part):
-            rows.append(row)
-            console.print(describe(len(rows), len(points), row))
-            finished(len(rows))
+    known = {row["key"] for row in rows}
+    try:
+        with finished_runs(console, len(points), "measuring", unit="points") as finished, kept_lines(part) as keep:
+            for row in suite.run(points, known, seconds):
+                keep(json.dumps(row))
+                rows.append(row)
+                console.print(describe(len(rows), len(points), row))
+                finished(len(rows))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(kept(rows, part)) from None
+    except ScenarioError as error:
+        raise CalibrationError(*error.problems, kept(rows, part)) from None
+    except RuntimeError as error:
+        found = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:MOST_SAID]}"
+        key = next((p.key for p in points if p.key not in {row["key"] for row in rows}), "none")
+        raise CalibrationError(
+            f"{key}: the GPU failed: {found}; a GPU that measures is needed; see nvidia-smi", kept(rows, part)
+        ) from None
+
+
+def kept(rows: list[dict[str, Any]], part: Path) -> str:
+    """Return the line that says that no measurement is lost."""
+    return f"{len(rows)} measured points are kept in {part}; go on with --resume" if rows else ""
 
 
 def write(out: Path, part: Path, content: dict[str, Any]) -> None:
@@ -168,9 +182,7 @@ def write(out: Path, part: Path, content: dict[str, Any]) -> None:
     device = content["provenance"]["device"].lower()
     gpu = next((name for name in sorted(gpu_names(), key=len, reverse=True) if name in device), device)
     text = json.dumps({"schema": SCHEMA, "gpu": gpu, **content}, indent=None, separators=(",", ":"))
-    draft = out.with_name(f".{out.name}.{os.getpid()}-{time.monotonic_ns()}")
-    draft.write_text(text.replace('{"key"', '\n{"key"') + "\n", encoding="utf-8")
-    draft.replace(out)
+    write_file(out, lambda draft: draft.write_text(text.replace('{"key"', '\n{"key"') + "\n", encoding="utf-8"))
     part.unlink(missing_ok=True)
 
 

@@ -26,9 +26,10 @@ from sdsim.recommendation import Bench, Question, Recommendation, recommend
 from sdsim.recommendation.engines import ENGINES
 from sdsim.recommendation.files import write_recommendation
 from sdsim.recommendation.measured import Measured, apply_measured
-from sdsim.result import refuse_existing, to_json
+from sdsim.result import to_json
 from sdsim.scenario import Scenario, Slo, load_scenario
 from sdsim.units import POSITIVE, parse_duration
+from sdsim.whole import refuse_existing
 from sdsim.workers import local_workers
 
 EXAMPLE = """examples:

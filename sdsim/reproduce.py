@@ -9,7 +9,8 @@ from typing import Any
 
 from sdsim.command import OK, add_plots, run_command
 from sdsim.reproduction.answer import reproduce
-from sdsim.result import refuse_existing, to_json, write_folder
+from sdsim.result import to_json
+from sdsim.whole import refuse_existing, write_folder
 
 EXAMPLE = """examples:
   python -m sdsim.reproduce

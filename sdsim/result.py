@@ -7,11 +7,7 @@ written beside its place and renamed, so that it is there whole or not at all.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sdsim.errors import ScenarioError
 from sdsim.metrics import Columns
 from sdsim.recorder import DRAFTER_CODES
 from sdsim.scenario import Scenario
@@ -98,42 +93,3 @@ def write_parquet(columns: Columns, path: Path, names: dict[str, tuple[str, ...]
         schema.append(pa.field(name, array.type, metadata={"unit": unit}))
         arrays.append(array)
     pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(schema)), path)
-
-
-def refuse_existing(path: Path) -> None:
-    """Raise ScenarioError if there is something at *path*."""
-    if path.exists():
-        raise ScenarioError(f"{path}: exists already; name another with --out, or remove it")
-
-
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make *folder* with what *fill* puts into it, whole or not at all. Raises ScenarioError if it cannot."""
-    refuse_existing(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise ScenarioError(f"{folder}: cannot be written: {error}; name another folder with --out") from None
-    try:
-        fill(draft)
-        draft.chmod(0o755)
-        draft.replace(folder)
-    except OSError as error:
-        raise ScenarioError(f"{folder}: cannot be written: {error}; free space or name another folder") from None
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(draft)
-
-
-def write_file(path: Path, fill: Callable[[Path], object]) -> None:
-    """Make the file *path* with what *fill* writes, whole or not at all. Raises ScenarioError if it cannot."""
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fill(draft)
-        draft.replace(path)
-    except OSError as error:
-        raise ScenarioError(f"{path}: cannot be written: {error}; free space or name another file") from None
-    finally:
-        with suppress(OSError):
-            draft.unlink()

@@ -25,11 +25,12 @@ from sdsim.command import (
 )
 from sdsim.errors import ScenarioError
 from sdsim.experiment import cells, run_cells
-from sdsim.result import Result, refuse_existing, to_json, write_folder
+from sdsim.result import Result, to_json
 from sdsim.scenario import Scenario, load_scenario
 from sdsim.statistics import mean_summary
 from sdsim.steadiness import doubtful_runs
 from sdsim.verdict import Comparison, compare, verdict
+from sdsim.whole import refuse_existing, write_folder
 
 EXAMPLE = """example:
   python -m sdsim.run scenarios/bursty.yaml --set workload.rate=20/s --policy goodput --seeds 5"""

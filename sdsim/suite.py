@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sdsim.command import BAD_INPUT, INTERRUPTED, OK, add_jobs, check_jobs, overrides, run_command
+from sdsim.command import BAD_INPUT, OK, add_jobs, check_jobs, overrides, run_command
 from sdsim.errors import ScenarioError
 from sdsim.experiment import Cell, cells, told_apart
 from sdsim.fingerprint import run_digest
@@ -23,10 +22,11 @@ from sdsim.grid import GridCell, Point
 from sdsim.grid.journal import Outcome, open_journal, read_journal
 from sdsim.grid.table import outcome
 from sdsim.regret import price_of_myopia
-from sdsim.result import refuse_existing, to_json, write_file
+from sdsim.result import to_json
 from sdsim.scenario import PolicySpec, Scenario, load_scenario
 from sdsim.standings import duels, headline, standings, totals
 from sdsim.tuning import TableSearch
+from sdsim.whole import refuse_existing, write_file
 from sdsim.workers import Workers, local_workers
 
 Item = TypeVar("Item")
@@ -93,8 +93,7 @@ def main(words: Sequence[str]) -> int:
             runs = {_key(cell): cell for scenario in scenarios for cell in cells(scenario)}
             outcomes = suite.outcomes(outcome, runs, "runs")
     except KeyboardInterrupt:
-        print(f"interrupted; finished runs are kept in {journal}; go on with --resume", file=sys.stderr)
-        return INTERRUPTED
+        raise KeyboardInterrupt(f"finished runs are kept in {journal}; go on with --resume") from None
     found = ranked(scenarios, outcomes, options)
     write_file(options.out, lambda path: path.write_text(to_json(found) + "\n", encoding="utf-8"))
     journal.unlink()
@@ -152,11 +151,11 @@ class Suite:
 
         missing = [key for key in todo if key not in self._known]
         with (
-            open_journal(self._path) as journal,
+            open_journal(self._path) as keep,
             finished_runs(Console(stderr=True), len(missing), what, self._quiet) as finished,
         ):
             for number, (place, found) in enumerate(self._workers.map(work, [todo[key] for key in missing]), 1):
-                journal.add(missing[place], found)
+                keep(missing[place], found)
                 self._known[missing[place]] = found
                 finished(number)
         return {key: self._known[key] for key in todo}

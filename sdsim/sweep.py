@@ -17,14 +17,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from sdsim.command import BAD_INPUT, INTERRUPTED, OK, add_allow_code, add_jobs, check_jobs, run_command
+from sdsim.command import BAD_INPUT, OK, add_allow_code, add_jobs, check_jobs, run_command
 from sdsim.errors import ScenarioError, SdsimError
 from sdsim.experiment import Cell
 from sdsim.grid import GridCell
 from sdsim.grid.file import read_grid
 from sdsim.grid.journal import Outcome, open_journal, read_journal
 from sdsim.grid.table import outcome, rows, write_table
-from sdsim.result import refuse_existing
+from sdsim.whole import refuse_existing
 from sdsim.workers import Workers, cluster_workers, local_workers
 
 EXAMPLE = """examples:
@@ -76,8 +76,7 @@ def main(words: Sequence[str]) -> int:
     except SdsimError as error:
         raise SdsimError(*error.problems, *_kept(outcomes, journal)) from None
     except KeyboardInterrupt:
-        print("interrupted", *_kept(outcomes, journal), sep="\n", file=sys.stderr)
-        return INTERRUPTED
+        raise KeyboardInterrupt(*_kept(outcomes, journal)) from None
     found = rows(grid, todo, outcomes)
     write_table(found, grid.axes, out)
     journal.unlink(missing_ok=True)
@@ -111,11 +110,11 @@ def _run(todo: Sequence[GridCell], outcomes: dict[str, Outcome], path: Path, opt
     keys, label = list(missing), options.sweep.stem
     with (
         _workers(options, len(keys)) as workers,
-        open_journal(path) as journal,
+        open_journal(path) as keep,
         finished_runs(Console(stderr=True), len(keys), label, options.quiet) as finished,
     ):
         for number, (place, found) in enumerate(workers.map(outcome, list(missing.values())), 1):
-            journal.add(keys[place], found)
+            keep(keys[place], found)
             outcomes[keys[place]] = found
             finished(number)
 

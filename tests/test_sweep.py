@@ -159,8 +159,8 @@ def test_an_interrupted_sweep_keeps_its_cells_and_runs_the_others_only(sweep, mo
 
 def test_cells_of_an_older_sweep_are_not_used_in_silence(sweep, capsys):
     Path("runs").mkdir()
-    with open_journal(Path("runs/many.parquet.journal")) as journal:
-        journal.add("another", {"error": "none of this sweep's"})
+    with open_journal(Path("runs/many.parquet.journal")) as keep:
+        keep("another", {"error": "none of this sweep's"})
     assert main([sweep(), "--jobs", "1", "--quiet", "--resume"]) == 0
     assert "1 cells of other points, files or versions are not used" in capsys.readouterr().err
     assert [row["error"] for row in table()] == [None] * 8
@@ -230,9 +230,9 @@ ENTRIES = {f"key-{i}": {"policy": "off", "ttft_s.p50": 0.1 + i, "error": None} f
 @given(st.data())
 def test_a_damaged_journal_never_tells_an_untruth(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("journal") / "journal"
-    with open_journal(path) as journal:
+    with open_journal(path) as keep:
         for key, outcome in ENTRIES.items():
-            journal.add(key, outcome)
+            keep(key, outcome)
     content = bytearray(path.read_bytes())
     if data.draw(st.booleans()):
         content = content[: data.draw(st.integers(0, len(content)))]
@@ -242,8 +242,8 @@ def test_a_damaged_journal_never_tells_an_untruth(tmp_path_factory, data):
     found = read_journal(path)
     assert all(ENTRIES[key] == outcome for key, outcome in found.items())
     assert len(found) >= min(len(ENTRIES) - 2, bytes(content).count(b"\n") - 2)
-    with open_journal(path) as journal:
-        journal.add("more", {"error": "late"})
+    with open_journal(path) as keep:
+        keep("more", {"error": "late"})
     assert read_journal(path) == found | {"more": {"error": "late"}}
 
 

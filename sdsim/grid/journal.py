@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from sdsim.errors import ScenarioError
 from sdsim.result import to_json
+from sdsim.whole import kept_lines
 
 Outcome = dict[str, Any]
 
@@ -40,36 +41,13 @@ def _checksum(text: bytes) -> bytes:
     return b"%08x" % zlib.crc32(text)
 
 
-class Journal:
-    """A journal that is open for more lines."""
-
-    def __init__(self, file: TextIO, path: Path) -> None:
-        self._file = file
-        self._path = path
-
-    def add(self, key: str, outcome: Outcome) -> None:
-        """Keep *outcome*: once this returns, the end of this process does not lose it."""
-        text = to_json([key, outcome])
-        try:
-            self._file.write(f"{_checksum(text.encode()).decode()} {text}\n")
-            self._file.flush()
-        except OSError as error:
-            raise _unwritable(self._path, error) from None
-
-
 @contextmanager
-def open_journal(path: Path) -> Iterator[Journal]:
-    """Yield the journal at *path*, new or with more to come."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="ascii")
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    with file:
-        if file.tell():
-            file.write("\n")
-        yield Journal(file, path)
+def open_journal(path: Path) -> Iterator[Callable[[str, Outcome], None]]:
+    """Yield what keeps an outcome under its cell's key in the journal at *path*, new or with more to come."""
+    with kept_lines(path) as keep:
 
+        def add(key: str, outcome: Outcome) -> None:
+            text = to_json([key, outcome])
+            keep(f"{_checksum(text.encode()).decode()} {text}")
 
-def _unwritable(path: Path, error: OSError) -> ScenarioError:
-    return ScenarioError(f"{path}: cannot be written: {error}; free space or name another file with --out")
+        yield add

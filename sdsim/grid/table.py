@@ -11,8 +11,8 @@ from sdsim.errors import SdsimError
 from sdsim.experiment import Cell, told_apart
 from sdsim.grid import Grid, GridCell
 from sdsim.grid.journal import Outcome
-from sdsim.result import write_file
 from sdsim.scenario import PolicySpec
+from sdsim.whole import write_file
 
 MACHINES = frozenset({"wall_s", "steps_per_wall_s"})
 """Figures of the machine that ran it, not of the run."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 from sdsim.command import OK, run_command
 from sdsim.errors import ScenarioError
 from sdsim.models import load_model
+from sdsim.whole import write_file
 
 EXAMPLE = """example of FILE:
   [{"rows": 16, "draft_length": 0, "context": 512}, {"rows": 16, "draft_length": 4, "context": 512}]"""
@@ -171,9 +171,8 @@ def main(words: Sequence[str]) -> int:
 
 def write(path: Path, content: dict[str, Any]) -> None:
     """Write *content* as JSON, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from sdsim.recommendation.engines import ADAPTIVE_FILE, COSTS_FILE
-from sdsim.result import to_json, write_folder
+from sdsim.result import to_json
 from sdsim.scenario import Scenario
+from sdsim.whole import write_folder
 
 ENGINE_FILES = {
     "speculative_config": "speculative_config",

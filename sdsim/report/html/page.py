@@ -32,8 +32,9 @@ from sdsim.report.html.runs import Group, answer, gather, whole_scenario
 from sdsim.report.html.table import table
 from sdsim.report.html.traffic import traffic_charts
 from sdsim.report.runs_table import runs_sheet
-from sdsim.result import Result, write_file
+from sdsim.result import Result
 from sdsim.steadiness import doubtful_runs
+from sdsim.whole import write_file
 
 Section = tuple[str, str, str]
 """Id, heading and body."""
