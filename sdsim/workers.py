@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
@@ -92,16 +93,20 @@ def local_workers(jobs: int) -> Iterator[Workers]:
         return
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else None)
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_follow_parent) as pool:
         try:
             yield Workers(pool, jobs)
         except BaseException:
+            running = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:  # what they are at, nobody waits for
+                process.terminate()
             raise
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent is gone: one that was killed cannot tell its pool."""
+def _follow_parent() -> None:
+    """Leave interrupts to the parent, and end when it is gone: one that was killed cannot tell its pool."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

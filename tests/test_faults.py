@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.faults.commands import COMMANDS, prepare
-from tests.faults.fake_gpu import profile
 from tests.faults.kills import Killer
 
 ROOT = Path(__file__).parent.parent
@@ -23,21 +23,33 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def fake_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """`profile` in a folder of its own; what it puts for the GPU's modules goes again."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("suite", "ceilings", "shapes"):
-        monkeypatch.setitem(sys.modules, f"kernels.{name}", None)
-        monkeypatch.setattr(f"kernels.{name}", None, raising=False)
-    for name in ("shape", "provenance"):
-        monkeypatch.setitem(sys.modules, f"sdsim.hardware.{name}", None)
-    return profile
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_kills_leave_it_whole_or_absent(name: str, given: Path) -> None:
     """A sample; `python -m tests.faults --kills 200` is the long run."""
     killer = Killer(given, seed=1)
     killer.learn(name)
     assert killer.kill(name, 3)["kills"] == 3
+
+
+LONG = {"run": ("--set", "workload.limit=100000"), "sweep": (), "profile": ()}
+BEGUN = {"sweep": "many.parquet.journal", "profile": "h200.json.part"}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_an_interrupt_ends_all_processes_with_one_line(name: str, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    killer = Killer(tmp_path, seed=1)
+    process = killer.start(name, *LONG[name])
+    begun, until = tmp_path / BEGUN.get(name, f"{name}.err"), time.monotonic() + 30
+    while not (begun.exists() and (begun.stat().st_size or name not in BEGUN)) and time.monotonic() < until:
+        time.sleep(0.005)
+    time.sleep(0 if name in BEGUN else 0.5)
+    assert process.pid is not None
+    os.killpg(process.pid, signal.SIGINT)
+    process.join(20)
+    said = killer.said(name)
+    process.kill()
+    assert process.exitcode == 130, said
+    assert said.splitlines()[-1].startswith("interrupted; ")
+    assert "Traceback" not in said
+    assert not (tmp_path / COMMANDS[name].out).exists()

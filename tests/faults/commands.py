@@ -59,13 +59,14 @@ def prepare(folder: Path) -> None:
     assert run_main([str(folder / "base.yaml"), *words]) == 0
 
 
-def start(name: str, folder: str, resume: bool) -> None:
-    """Run the command *name* in *folder*, as a process of its own does, and exit."""
+def start(name: str, folder: str, *more: str) -> None:
+    """Run the command *name* in *folder*, with *more* words, as a process and a group of its own does, and exit."""
+    os.setpgrp()
     os.chdir(folder)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(f"{name}.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     command = COMMANDS[name]
-    sys.argv = [name, *command.words, *(["--resume"] if resume else [])]
+    sys.argv = [name, *command.words, *more]
     run_command(command.main)
 
 

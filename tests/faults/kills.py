@@ -44,7 +44,7 @@ class Killer:
         found: Counter[str] = Counter()
         lost, out = 0, self._folder / COMMANDS[name].out
         while found["kills"] < kills:
-            process = self._start(name)
+            process = self.start(name)
             process.join(self._random.uniform(0, self._seconds[name]))
             lost += process.is_alive()
             found["kills" if process.is_alive() else "completed"] += 1
@@ -64,28 +64,30 @@ class Killer:
     def _begun(self, name: str) -> bool:
         return any(self._folder.glob(f"{COMMANDS[name].out}.*"))
 
-    def _start(self, name: str) -> BaseProcess:
-        resumes = COMMANDS[name].resumes and self._begun(name)
-        process = self._processes.Process(target=start, args=(name, str(self._folder), resumes))
+    def start(self, name: str, *more: str) -> BaseProcess:
+        """Return the command *name*, started with *more* words; it goes on if it was begun."""
+        resumed = ("--resume",) if COMMANDS[name].resumes and self._begun(name) else ()
+        process = self._processes.Process(target=start, args=(name, str(self._folder), *resumed, *more))
         process.start()
         return process
 
     def _finish(self, name: str) -> None:
-        process = self._start(name)
+        process = self.start(name)
         process.join(LONGEST_S)
-        assert process.exitcode == 0, f"{name}: {process.exitcode}: {self._said(name)}"
+        assert process.exitcode == 0, f"{name}: {process.exitcode}: {self.said(name)}"
 
     def _check(self, name: str, lost: int) -> None:
         """Raise AssertionError unless the output is what it should be, and *lost* kills cost one step each at most."""
         found, whole = content(self._folder / COMMANDS[name].out), self._whole[name]
         assert found == whole, f"{name}: other bytes in {[file for file in whole if found.get(file) != whole[file]]}"
-        assert "Traceback" not in self._said(name), self._said(name)
+        assert "Traceback" not in self.said(name), self.said(name)
         if (log := self._folder / f"{COMMANDS[name].out}.log").exists():
             again = Counter(log.read_text().splitlines())
             assert again.total() <= len(again) + lost, f"{name}: {again.total() - len(again)} again after {lost} kills"
         self._clear(name)
 
-    def _said(self, name: str) -> str:
+    def said(self, name: str) -> str:
+        """Return what the command *name* wrote on stderr since it began."""
         said = self._folder / f"{name}.err"
         return said.read_text() if said.exists() else ""
 

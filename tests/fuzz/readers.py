@@ -82,7 +82,7 @@ def calibration(data: bytes) -> None:
     model = load_model("qwen3-30b-a3b")
     prices = [
         *kernels.dense(SIZES, Matrix(2048, 128), 2.0).seconds,
-        kernels.experts(model, 3, 9.5, 1.0).seconds,
+        kernels.experts(model, 1.0).price(3, 9.5).seconds,
         kernels.attention(model, 1.0).verify(4, 12, 900, 2700),
         kernels.attention(model, 1.0).prefill(1, 700, 300, 9000),
         *kernels.norms(model, SIZES).seconds,
