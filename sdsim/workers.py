@@ -42,13 +42,8 @@ class Workers:
         places: dict[Future[list[Found]], int] = {}
         for start, stop in chunks(len(items), self.count):
             places[self.executor.submit(_work, work, items[start:stop])] = start
-        try:
-            for future in as_completed(list(places)):
-                found = _result(future)
-                yield from enumerate(found, places.pop(future))
-        finally:
-            for future in places:
-                future.cancel()
+        for future in as_completed(list(places)):
+            yield from enumerate(_result(future), places.pop(future))
 
 
 IN_PROCESS = Workers()
@@ -98,6 +93,7 @@ def local_workers(jobs: int) -> Iterator[Workers]:
             yield Workers(pool, jobs)
         except BaseException:
             running = list((pool._processes or {}).values())
+            # the pool itself cancels what waits: its thread fails on what others have cancelled
             pool.shutdown(wait=False, cancel_futures=True)
             for process in running:  # what they are at, nobody waits for
                 process.terminate()
