@@ -43,7 +43,8 @@ class Workers:
         for start, stop in chunks(len(items), self.count):
             places[self.executor.submit(_work, work, items[start:stop])] = start
         for future in as_completed(list(places)):
-            yield from enumerate(_result(future), places.pop(future))
+            found = _result(future)
+            yield from enumerate(found, places.pop(future))
 
 
 IN_PROCESS = Workers()

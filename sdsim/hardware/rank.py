@@ -109,6 +109,7 @@ class Ranks:
 
         *refill* restores the inputs; *most* calls are captured at most.
         """
+        refill()
         for call in calls[:3]:
             call()
         refill()
