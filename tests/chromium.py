@@ -79,7 +79,8 @@ class Chromium:
         told = event.get("params", {})
         match event.get("method"):
             case "Network.requestWillBeSent":
-                self.requests.append(told["request"]["url"])
+                if not told["request"]["url"].startswith("data:"):  # the page's own bytes: nothing leaves
+                    self.requests.append(told["request"]["url"])
             case "Runtime.exceptionThrown":
                 self.complaints.append(json.dumps(told["exceptionDetails"]))
             case "Runtime.consoleAPICalled":

@@ -13,13 +13,14 @@ from sdsim.drafts import make_draft
 from sdsim.errors import CalibrationError, ScenarioError
 from sdsim.experts import make_routing
 from sdsim.gpus import load_gpu
+from sdsim.latency.backend import load_backend
 from sdsim.latency.calibrated import CalibratedKernels, PartialAttention, make_kernels
 from sdsim.latency.calibration import load_calibration, load_shipped, parse
 from sdsim.latency.composition import ComposedLatency
 from sdsim.latency.engine_overhead import load_engine
 from sdsim.latency.family import fit_family
 from sdsim.latency.prices import Prices
-from sdsim.latency.quality import Quality
+from sdsim.latency.quality import FREE, Quality
 from sdsim.latency.roofline import RooflineKernels
 from sdsim.latency.tables import Curve, ExpertTable, Plane
 from sdsim.matrices import Matrix
@@ -160,6 +161,7 @@ MOE = {"experts": 8, "topk": 2, "hidden": 4, "intermediate": 4}
         ({"rows": [{**GOOD["rows"][0], "kernel": "moe", "shape": MOE | {"experts": 10**7}}]}, "experts 10000000"),
         ({"rows": [{**GOOD["rows"][0], "kernel": "moe", "shape": MOE, "distinct": 0}]}, "distinct 0"),
         ({"rows": [{**GOOD["rows"][0], "kernel": "rejection", "shape": {"vocab": 9}}]}, "mode missing"),
+        ({"rows": [{**GOOD["rows"][0], "shape": GOOD["rows"][0]["shape"] | {"weights": "int3"}}]}, "weights .?int3"),
         ({"rows": GOOD["rows"] * 501}, "501 points of"),
         ({"rows": GOOD["rows"] * 10_001}, "10,001 rows"),
         ({"rows": [{**GOOD["rows"][0], "us_p50": -1}]}, "us_p50 -1"),
@@ -225,3 +227,23 @@ def test_longer_drafts_than_were_timed_take_longer_in_proportion():
     longest = max(r["q_len"] for r in SHIPPED.of("attention") if r["shape"]["heads"] == 32)
     one, two = (attention.verify(4, 4 * q, 4 * (4000 - q), 4 * q * (4000 - q)) for q in (longest, 2 * longest))
     assert two == pytest.approx(2 * one)
+
+
+def test_kernels_that_nobody_timed_on_a_gpu_are_refused():
+    with pytest.raises(CalibrationError, match=r"kernels 'vllm-0.22.1' were not measured on 'l40'; use engine ideal"):
+        load_backend("vllm-0.22.1", "l40")
+    with pytest.raises(CalibrationError, match="kernels 'none' were not measured on 'h200'"):
+        load_backend("none", "h200")
+
+
+@pytest.mark.parametrize("kernels", [RooflineKernels(H200), KERNELS])
+def test_no_tokens_load_no_experts(kernels):
+    assert kernels.experts(load_model("mixtral-8x7b"), 1.0).price(0, 0.0) == FREE
+
+
+def test_fewer_tokens_than_were_timed_cost_what_the_fewest_do():
+    rows = [{"tokens": t, "distinct": d, "us_p50": 10.0 * t + d} for t in (4, 8) for d in (4, 8)]
+    table = ExpertTable(rows, 16, 1e-6)
+    assert table.price(2, 4.0) == (table.price(4, 4.0).seconds, Quality.EXTRAPOLATED)
+    assert table.price(4, 4.0) == (pytest.approx(44e-6), Quality.MEASURED)
+    assert table.price(16, 8.0) == (pytest.approx(2 * 88e-6), Quality.EXTRAPOLATED)

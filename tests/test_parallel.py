@@ -11,7 +11,13 @@ from sdsim.errors import CalibrationError, CapacityError, ScenarioError
 from sdsim.experts import busiest_rank, make_routing, other_ranks_reached
 from sdsim.gpus import load_gpu
 from sdsim.latency.calibrated import make_kernels
-from sdsim.latency.collectives import load_collectives, make_collectives, parse_collectives
+from sdsim.latency.collectives import (
+    gpu_of_file,
+    load_collectives,
+    load_shipped_collectives,
+    make_collectives,
+    parse_collectives,
+)
 from sdsim.latency.composition import ComposedLatency
 from sdsim.latency.engine_overhead import load_engine
 from sdsim.latency.prices import Prices
@@ -151,6 +157,52 @@ def test_bad_measurements_are_refused(text, message):
 def test_a_missing_file_of_collectives_is_refused(tmp_path):
     with pytest.raises(CalibrationError, match=r"none.jsonl: cannot be read"):
         load_collectives(tmp_path / "none.jsonl", "h200")
+
+
+@pytest.mark.parametrize("read", [lambda path: load_collectives(path, "h200"), gpu_of_file])
+def test_what_cannot_be_read_is_refused(tmp_path, read):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\xff\xfe{")
+    with pytest.raises(CalibrationError, match=r"x.jsonl: cannot be read"):
+        read(path)
+    with pytest.raises(CalibrationError, match=r"none.jsonl: cannot be read"):
+        read(tmp_path / "none.jsonl")
+
+
+def test_a_file_says_on_which_gpu_it_was_measured(tmp_path):
+    (tmp_path / "x.jsonl").write_text(measured_file(row()))
+    assert gpu_of_file(tmp_path / "x.jsonl") == "h200"
+    (tmp_path / "empty.jsonl").touch()
+    assert gpu_of_file(tmp_path / "empty.jsonl") == ""
+
+
+def test_a_file_of_collectives_over_the_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("sdsim.latency.collectives.MAX_BYTES", 10)
+    (tmp_path / "x.jsonl").write_text(measured_file(row()))
+    with pytest.raises(CalibrationError, match="over 10 bytes"):
+        load_collectives(tmp_path / "x.jsonl", "h200")
+
+
+def test_one_size_tells_no_link():
+    """Latency and rate are those assumed, where the points of two GPUs are fewer than two."""
+    measured = parse_collectives(measured_file(row()), "x.jsonl", "h200")
+    assert measured.link(H200) is None
+    assumed = make_collectives(H200, 8, "hgx", None)
+    assert make_collectives(H200, 8, "hgx", measured).all_reduce(1e6, 8) == assumed.all_reduce(1e6, 8)
+
+
+def test_the_newest_collectives_that_ship_are_taken(tmp_path, monkeypatch):
+    folder = tmp_path / "data/collectives"
+    folder.mkdir(parents=True)
+    for day, us in (("2026-01-01", 10.0), ("2026-02-01", 20.0)):
+        (folder / f"h200-{day}.jsonl").write_text(measured_file(row(us=us)))
+    monkeypatch.setattr("sdsim.latency.collectives.resources.files", lambda package: tmp_path)
+    load_shipped_collectives.cache_clear()
+    found = load_shipped_collectives("h200")
+    assert found is not None
+    assert found.points["all_reduce", 2] == {1024: pytest.approx(20e-6)}
+    assert load_shipped_collectives("h100") is None
+    load_shipped_collectives.cache_clear()
 
 
 def scenario(**keys):

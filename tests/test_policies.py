@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -183,6 +184,13 @@ def test_bad_policies_are_refused(kind, parameters, said):
 def test_third_party_class_by_path():
     policy = get_policy("sdsim.policies.fixed:Fixed", {"length": 2})
     assert policy.plan(next(observations((0, 2)))).draft_length == 2
+
+
+def test_an_installed_package_adds_policies_by_name(monkeypatch):
+    point = EntryPoint("theirs", "sdsim.policies.fixed:Fixed", "sdsim.policies")
+    monkeypatch.setattr("sdsim.policies.entry_points", lambda group: [point] if group == point.group else [])
+    assert "theirs" in policy_names()
+    assert get_policy("theirs", {"length": 2}).plan(next(observations((0, 2)))).draft_length == 2
 
 
 def test_names():

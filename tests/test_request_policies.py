@@ -756,6 +756,16 @@ def test_slos_serve_without_a_target_is_the_fastest():
         assert (plan.draft_length, plan.prefill_budget) == (wanted, None)
 
 
+def test_slos_serve_with_nobody_left_to_serve_in_time_is_the_fastest():
+    """Rows beyond help bound no step: it goes as without a target."""
+    policy = get_policy("slos_serve", {"horizon": 8}, Slope())
+    policy.plan(seen(4, 0, slo_slack=np.zeros(4)))
+    lost = seen(4, 1, pending=4, slo_slack=np.full(4, -1e6), waiting=3)
+    plan, fastest = policy.plan(lost), policy.plan(lost._replace(waiting=0))
+    assert (plan.draft_length, plan.prefill_budget) == (fastest.draft_length, None)
+    np.testing.assert_array_equal(plan.verify_lengths, fastest.verify_lengths)
+
+
 CLOSED = {
     "model": "qwen3-30b-a3b", "draft": "eagle3", "gpus": "1 x h200", "slo": {"tpot": "15ms"},
     "workload": {"kind": "closed", "concurrency": 12, "limit": 24, "lengths": {"prompt": 300, "output": 120}},
