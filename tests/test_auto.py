@@ -11,7 +11,8 @@ from sdsim.errors import PolicyError
 from sdsim.policies import get_policy
 from sdsim.policies.belief import Belief
 from sdsim.policies.forecast import Forecast
-from sdsim.policies.step_rule import StepRule
+from sdsim.policies.residency import Residency
+from sdsim.policies.step_rule import Choice, StepRule
 from sdsim.policy import Outcome
 from sdsim.scenario import scenario_from_mapping
 from sdsim.simulation import simulate
@@ -109,6 +110,31 @@ def test_no_more_is_verified_than_the_captured_size_holds():
     assert choice.length == 3
     assert rows + choice.verify.sum() <= 512
     assert choice.verify.sum() > 300
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 3, 4)])
+def test_neighbouring_captured_sizes_leave_no_slope_to_go_by(sizes):
+    """One row, and graphs of one token more: every draft up to the size is free, or none is taken."""
+    alive = 0.9 ** np.arange(1.0, 5.0)[:, None]
+    choice = StepRule(Drafting(token=1e-6), LENGTHS, captured=sizes).choose(seen(1, pending=4), expected(0.9), alive)
+    verified = 4 if choice.verify is None else int(choice.verify[0])
+    assert 1 + verified in (*sizes, 5)
+
+
+def test_where_requests_wait_for_memory_the_drafter_goes_sooner():
+    """Its room would hold more rows, which decode alone the faster."""
+
+    def steps_kept(kv_free):
+        residency, seconds = Residency(Linear(), 1), 0.02
+        choice = Choice(1, None, None, 33.0, seconds, 1.02, seconds, seconds - 0.001, seconds - 0.002)
+        observation = seen(32, waiting=1)._replace(kv_free=kv_free)
+        for step in range(10_000):
+            residency.see(observation, choice)
+            if not residency.loaded:
+                return step
+        return 10_000
+
+    assert steps_kept(0) < steps_kept(10**6)
 
 
 def test_chunks_are_cut_where_prompt_tokens_grow_dear_and_nowhere_else():

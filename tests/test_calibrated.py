@@ -247,3 +247,10 @@ def test_fewer_tokens_than_were_timed_cost_what_the_fewest_do():
     assert table.price(2, 4.0) == (table.price(4, 4.0).seconds, Quality.EXTRAPOLATED)
     assert table.price(4, 4.0) == (pytest.approx(44e-6), Quality.MEASURED)
     assert table.price(16, 8.0) == (pytest.approx(2 * 88e-6), Quality.EXTRAPOLATED)
+
+
+def test_a_plane_tells_times_at_other_contexts_than_its_own():
+    plane = Plane({(1, 10): 1.0, (1, 100): 10.0, (2, 10): 2.0, (2, 100): 20.0})
+    assert plane.across_at(1, [10, 100]) == [1.0, 10.0]
+    assert plane.across_at(1, [10, 55, 100]) == pytest.approx([1.0, 5.5, 10.0])
+    assert plane.across_at(2, [55]) == pytest.approx([11.0])

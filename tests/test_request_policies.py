@@ -759,11 +759,14 @@ def test_slos_serve_without_a_target_is_the_fastest():
 def test_slos_serve_with_nobody_left_to_serve_in_time_is_the_fastest():
     """Rows beyond help bound no step: it goes as without a target."""
     policy = get_policy("slos_serve", {"horizon": 8}, Slope())
-    policy.plan(seen(4, 0, slo_slack=np.zeros(4)))
-    lost = seen(4, 1, pending=4, slo_slack=np.full(4, -1e6), waiting=3)
+    policy.plan(seen(4, 0, slo_slack=np.full(4, -100.0)))
+    lost = seen(4, 1, pending=4, slo_slack=np.full(4, -100.02), now=0.05, waiting=3)
+    lost = lost._replace(generated=lost.generated + 1)
     plan, fastest = policy.plan(lost), policy.plan(lost._replace(waiting=0))
     assert (plan.draft_length, plan.prefill_budget) == (fastest.draft_length, None)
     np.testing.assert_array_equal(plan.verify_lengths, fastest.verify_lengths)
+    in_time = lost._replace(slo_slack=np.array([-100.02, 1.0, 1.0, 1.0]))
+    assert policy.plan(in_time).prefill_budget is not None
 
 
 CLOSED = {

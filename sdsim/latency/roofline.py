@@ -31,10 +31,6 @@ class RooflineKernels:
         self.flops_per_s = gpu.flops_bf16 * gpu.flops_fraction
         self._fp8_flops_per_s = max(gpu.flops_fp8, gpu.flops_bf16) * gpu.flops_fraction
 
-    def price(self, size: float, flops: float, weight_bytes: float = 2.0) -> Price:
-        """Return the longer of *size* bytes and *flops*, with weights of *weight_bytes* each."""
-        return Price(max(size / self.bytes_per_s, flops / self._flops_rate(weight_bytes)), Quality.EXTRAPOLATED)
-
     def _flops_rate(self, weight_bytes: float) -> float:
         # 4-bit weights are widened to bf16 before the matrix units see them
         return self._fp8_flops_per_s if weight_format(weight_bytes) == "fp8" else self.flops_per_s
