@@ -11,13 +11,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CalibrationError": "sdsim.errors",
+    "CapacityError": "sdsim.errors",
     "Observation": "sdsim.policy",
     "Outcome": "sdsim.policy",
     "Plan": "sdsim.policy",
     "Policy": "sdsim.policy",
+    "PolicyError": "sdsim.errors",
     "Result": "sdsim.result",
     "Scenario": "sdsim.scenario",
+    "ScenarioError": "sdsim.errors",
     "SdsimError": "sdsim.errors",
+    "TraceError": "sdsim.errors",
     "get_policy": "sdsim.policies",
     "load_scenario": "sdsim.scenario",
     "policy_names": "sdsim.policies",
@@ -26,13 +31,18 @@ _HOMES = {
 }
 
 __all__ = [
+    "CalibrationError",
+    "CapacityError",
     "Observation",
     "Outcome",
     "Plan",
     "Policy",
+    "PolicyError",
     "Result",
     "Scenario",
+    "ScenarioError",
     "SdsimError",
+    "TraceError",
     "get_policy",
     "load_scenario",
     "policy_names",

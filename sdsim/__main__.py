@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -102,7 +103,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def entry() -> None:
-    """Run `sdsim`."""
+    """Run `sdsim`, which finds modules in the current folder as `python -m sdsim` does."""
+    sys.path.insert(0, "")
     run_command(main)
 
 

@@ -17,6 +17,7 @@ from sdsim.command import (
     add_policies,
     check_jobs,
     overrides,
+    parsed,
     placing_errors,
     run_command,
 )
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    options = parser().parse_args(words)
+    options = parsed(parser(), words)
     check_jobs(options)
     _check_shares(options)
     scenario = load_scenario(options.scenario, overrides(options, options.policy), options.allow_code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from sdsim.errors import CapacityError, PolicyError, ScenarioError, SdsimError
 
 OK, BAD_INPUT, SLO_MISSED, OUT_OF_TOLERANCE, INTERRUPTED = 0, 2, 3, 4, 130
+CHANGE = re.compile(r"[\w.]+=")
 PLOTS = ("png", "svg", "pdf")
 
 
@@ -39,11 +41,20 @@ def run_command(main: Callable[[Sequence[str]], int]) -> None:
 
 def add_changes(p: argparse.ArgumentParser) -> None:
     """Add the options that change a scenario; `overrides` reads them."""
-    p.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, such as slo.tpot=30ms"
-    )
+    text = "change a key, such as slo.tpot=30ms; more may follow"
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
     p.add_argument("--seed", metavar="N", help="the first seed")
     p.add_argument("--seeds", metavar="N", help="run N seeds and give 95%% intervals")
+
+
+def parsed(p: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Return what *words* say, with as many changes behind one --set as there are: `--set seed=3 slo.tpot=30ms`."""
+    spread: list[str] = []
+    behind = 0
+    for word in words:
+        behind = 1 if word == "--set" else behind + 1 if behind and CHANGE.match(word) else 0
+        spread += ["--set", word] if behind > 2 else [word]
+    return p.parse_args(spread)
 
 
 def add_allow_code(p: argparse.ArgumentParser) -> None:

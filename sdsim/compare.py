@@ -7,7 +7,17 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sdsim.command import OK, add_allow_code, add_changes, add_jobs, check_jobs, overrides, placing_errors, run_command
+from sdsim.command import (
+    OK,
+    add_allow_code,
+    add_changes,
+    add_jobs,
+    check_jobs,
+    overrides,
+    parsed,
+    placing_errors,
+    run_command,
+)
 from sdsim.errors import ScenarioError
 from sdsim.experiment import Cell, cells, in_order
 from sdsim.pairs import figures
@@ -46,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    options = parser().parse_args(words)
+    options = parsed(parser(), words)
     check_jobs(options)
     if options.out is not None:
         refuse_existing(options.out)

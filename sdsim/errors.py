@@ -67,4 +67,4 @@ def unknown(kind: str, word: str, allowed: Iterable[str]) -> str:
     if len(names) > MANY:
         shown = sorted(difflib.get_close_matches(word, names, n=MANY // 2, cutoff=0.0))
         more = f" and {len(names) - len(shown)} more"
-    return f"unknown {kind} {word!r}; known: {', '.join(shown)}{more}{did_you_mean(word, names)}"
+    return f"unknown {kind} {word!r}; known: {', '.join(shown) or 'none'}{more}{did_you_mean(word, names)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,20 @@ def package_digest() -> str:
     """Return the digest of sdsim's code and data, and of the libraries whose versions may move a figure."""
     root = Path(__file__).resolve().parent
     files = sorted(path for path in root.rglob("*") if path.suffix in SOURCES)
-    return _digest(f"numpy {np.__version__} scipy {scipy.__version__}\n", *_lines(root, files))
+    return texts_digest([f"numpy {np.__version__} scipy {scipy.__version__}\n", *_lines(root, files)])
 
 
 def run_digest(resolved: dict[str, Any]) -> str:
     """Return the digest of one run: its scenario as resolved, the files that this names, and the package."""
     named = {str(path): path_digest(path) for path in sorted(set(_files(resolved)))}
-    return _digest(json.dumps([resolved, named, package_digest()], sort_keys=True))
+    return texts_digest([json.dumps([resolved, named, package_digest()], sort_keys=True)])
 
 
 @cache
 def path_digest(path: Path) -> str:
     """Return the digest of a file, or of all files in a folder; each is read once a process."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return _digest(*_lines(path, files))
+    return texts_digest(_lines(path, files))
 
 
 def _files(value: Any) -> Iterator[Path]:
@@ -59,5 +59,6 @@ def _lines(root: Path, files: list[Path]) -> Iterator[str]:
         yield f"{path.relative_to(root).as_posix()} {content}\n"
 
 
-def _digest(*texts: str) -> str:
+def texts_digest(texts: Iterable[str]) -> str:
+    """Return the digest of *texts*, one behind the other."""
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:32]

@@ -33,7 +33,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--model", required=True, help="a name in models.yaml, or the path of a config.json")
     p.add_argument("--gpu", required=True, help="a name in gpus.yaml; `8 x h200` shares the model over eight")
-    p.add_argument("--draft", default="none", help="a draft model's name or config.json, eagle3, mtp, ngram, or none")
+    p.add_argument(
+        "--draft",
+        default="none",
+        help="a draft model's name or config.json, eagle3, mtp, '{kind: ngram, available: 0.4}', or none",
+    )
     p.add_argument("--engine", default="ideal", help="an engine's overheads (default: ideal, none)")
     p.add_argument("--batch", default="1,2,4,8,16,32,64,128,256", help="batch sizes, such as 1,2,4")
     p.add_argument("--draft-length", help="draft lengths (default 0,1,2,3,4; without a draft 0, decoding with none)")
@@ -46,23 +50,29 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def prices(options: argparse.Namespace) -> Prices:
-    """Return the prices of the model, GPU, draft, engine and routing that the options name."""
+def _mapping(option: str, text: str) -> Any:
+    """Return the word or mapping in *text*, the value of *option*."""
     import yaml
 
-    draft = options.draft
-    if draft not in ("none", "eagle3", "mtp", "ngram"):
-        draft = {"kind": "model", "model": draft}
     try:
-        routing = yaml.safe_load(options.routing)
+        return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ScenarioError(f"--routing: {options.routing!r} is not YAML; give a word or a mapping") from None
+        raise ScenarioError(f"{option}: {text!r} is not YAML; give a word or a mapping") from None
+
+
+def prices(options: argparse.Namespace) -> Prices:
+    """Return the prices of the model, GPU, draft, engine and routing that the options name."""
+    draft = options.draft
+    if draft.startswith("{"):
+        draft = _mapping("--draft", draft)
+    elif draft not in ("none", "eagle3", "mtp", "ngram"):
+        draft = {"kind": "model", "model": draft}
     mapping: dict[str, Any] = {
         "model": options.model,
         "gpus": options.gpu,
         "draft": None if draft == "none" else draft,
         "engine": options.engine,
-        "routing": routing,
+        "routing": _mapping("--routing", options.routing),
         "acceptance": {"kind": "iid", "rate": options.acceptance},
         "workload": {"kind": "poisson", "rate": 1, "limit": 1, "lengths": {"prompt": 1, "output": 1}},
     }

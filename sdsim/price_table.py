@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sdsim.adapters.prices import PriceTable, tabulate
-from sdsim.command import OK, add_allow_code, run_command, whole_numbers
+from sdsim.command import OK, add_allow_code, parsed, run_command, whole_numbers
 from sdsim.errors import ScenarioError
 from sdsim.latency.prices import Prices
 from sdsim.policies.lengths import LONGEST
@@ -84,7 +84,7 @@ def errors(table: PriceTable, cost: Prices, grid: dict[str, list[int]]) -> tuple
 
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    options = parser().parse_args(words)
+    options = parsed(parser(), words)
     lengths = sorted({0, *whole_numbers("--lengths", options.lengths, 0, LONGEST)})
     if options.context < 1:
         raise ScenarioError(f"--context: {options.context}; allowed: 1 token or more")

@@ -16,6 +16,7 @@ from sdsim.command import (
     add_jobs,
     check_jobs,
     overrides,
+    parsed,
     placing_errors,
     run_command,
     whole_numbers,
@@ -74,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    options = parser().parse_args(words)
+    options = parsed(parser(), words)
     check_jobs(options)
     question = _question(options)
     scenario = load_scenario(options.scenario, overrides(options, ()), options.allow_code)

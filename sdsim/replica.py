@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
 from sdsim.acceptance import Acceptance
 from sdsim.batch import CLASS, FIRST_TOKEN
 from sdsim.errors import PolicyError
+from sdsim.policies import label
 from sdsim.policy import Drafter, FloatArray, IntArray, Observation, Outcome, Plan, Policy, learn_nothing
 from sdsim.recorder import Recorder
 from sdsim.scheduler import Scheduler, Shown
@@ -29,6 +31,10 @@ class Memory:
 
     with_drafter: int
     without_drafter: int
+
+
+IDLE = ("warm", "dropped")
+"""What a drafter may be that drafts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,18 +161,23 @@ class Replica:
         return self._acceptance.confidence(shown.ids, classes, shown.generated, int(shown.pending.max(initial=0)))
 
     def _check(self, plan: Plan, shown: Shown) -> None:
+        if not isinstance(plan, Plan):
+            self._refuse(f"{plan!r}; allowed: a Plan; return Plan(draft_length=...)")
         if plan.draft_length not in self._legal:
-            message = (
-                f"policy {self.policy!r} planned draft length {plan.draft_length}; allowed: {self.rules.draft_lengths}"
+            self._refuse(f"draft length {plan.draft_length}; allowed: {self.rules.draft_lengths}")
+        if plan.drafter != "on" and (plan.draft_length or plan.drafter not in IDLE):
+            self._refuse(
+                f"to draft {plan.draft_length} with the drafter {plan.drafter}; allowed: on, else 0 and {IDLE}"
             )
-            raise PolicyError(message)
-        if plan.draft_length and plan.drafter != "on":
-            raise PolicyError(f"policy {self.policy!r} planned to draft with the drafter {plan.drafter}; plan length 0")
+        if plan.prefill_budget is not None and plan.prefill_budget < 0:
+            self._refuse(f"prefill budget {plan.prefill_budget}; allowed: 0 or more, or None")
         if plan.verify_lengths is not None:
             lengths, pending = np.asarray(plan.verify_lengths), shown.pending
-            if lengths.shape != pending.shape or (lengths < 0).any() or (lengths > pending).any():
-                message = f"policy {self.policy!r} planned verify lengths {lengths}; allowed: 0 to pending, {pending}"
-                raise PolicyError(message)
+            if lengths.shape != pending.shape or (lengths < 0).any() or not (lengths <= pending).all():
+                self._refuse(f"verify lengths {lengths}; allowed: 0 to pending, {pending}")
+
+    def _refuse(self, planned: str) -> NoReturn:
+        raise PolicyError(f"policy: {label(self.policy, type(self.policy).__name__)} planned {planned}")
 
     def _limit(self, lengths: IntArray, shown: Shown, context: int) -> tuple[int, int]:
         """Let the rows verify *lengths* drafts; return the drafts and the query-key pairs in all."""

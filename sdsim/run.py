@@ -20,6 +20,7 @@ from sdsim.command import (
     add_policies,
     check_jobs,
     overrides,
+    parsed,
     placing_errors,
     run_command,
 )
@@ -56,26 +57,26 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--no-plots", action="store_true", help="write no pictures into the run folder")
     p.add_argument("--html", action="store_true", help="write report.html into the run folder: one page, no network")
     p.add_argument("--trace", action="store_true", help="write trace.json.gz of each run, which ui.perfetto.dev opens")
+    p.add_argument("--require-slo", action="store_true", help="exit with 3 unless the best policy meets the SLOs")
     p.add_argument(
-        "--require-slo",
-        nargs="?",
-        const=0.99,
+        "--slo-attainment",
         type=float,
+        default=0.99,
         metavar="SHARE",
-        help="exit with 3 unless the best policy meets the SLOs for this share of requests (default 0.99)",
+        help="of the requests that --require-slo asks for (default 0.99)",
     )
     return p
 
 
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    options = parser().parse_args(words)
+    options = parsed(parser(), words)
     scenario = load_scenario(options.scenario, overrides(options, options.policy), options.allow_code)
-    if options.require_slo is not None and scenario.slo is None:
+    if options.require_slo and scenario.slo is None:
         raise ScenarioError("--require-slo: the scenario has no slo; add one, such as --set slo.tpot=50ms")
     check_jobs(options)
-    if options.require_slo is not None and not 0 <= options.require_slo <= 1:
-        raise ScenarioError(f"--require-slo: found {options.require_slo}; allowed: a share from 0 to 1")
+    if not 0 <= options.slo_attainment <= 1:
+        raise ScenarioError(f"--slo-attainment: found {options.slo_attainment}; allowed: a share from 0 to 1")
     for option in ("html", "trace"):
         if getattr(options, option) and options.json and options.out is None:
             raise ScenarioError(f"--{option}: --json alone writes no folder; allowed: with --out; name one")
@@ -95,7 +96,7 @@ def main(words: Sequence[str]) -> int:
         print(to_json(runs[0] if len(runs) == 1 else {"runs": runs}))
     elif not options.quiet:
         show(scenario, groups, runs, folder, time.perf_counter() - started)
-    return exit_code(groups, options.require_slo)
+    return exit_code(groups, options.slo_attainment) if options.require_slo else OK
 
 
 def simulate_all(scenario: Scenario, jobs: int | None, quiet: bool) -> list[Result]:
@@ -218,10 +219,8 @@ def fleet_line(run: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def exit_code(groups: Sequence[Comparison], required: float | None) -> int:
+def exit_code(groups: Sequence[Comparison], required: float) -> int:
     """Return 3 if the best policy of any engine misses the required attainment."""
-    if required is None:
-        return OK
     met = all(g.mean(g.ranked()[0], "slo_attainment") >= required for g in groups)
     return OK if met else SLO_MISSED
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from sdsim.acceptance import Acceptance, make_acceptance
+from sdsim.acceptance import MAX_DRAFT_LENGTH, Acceptance, make_acceptance
 from sdsim.engine import Engine
 from sdsim.errors import CapacityError, PolicyError
 from sdsim.fleet import Ends, Fleet
@@ -26,7 +26,7 @@ from sdsim.replica import Replica, Rules
 from sdsim.request import RequestTable
 from sdsim.result import Result
 from sdsim.routers import Router, make_router
-from sdsim.scenario import ClassSpec, PolicySpec, Scenario
+from sdsim.scenario import ClassSpec, PolicySpec, Scenario, policy_spec
 from sdsim.scheduler import Scheduler, load
 from sdsim.truth import LatentTruth
 from sdsim.verification import DraftDepths
@@ -49,7 +49,7 @@ def make_policy(spec: PolicySpec, system: System) -> Policy:
 
 def simulate(
     scenario: Scenario,
-    policy: PolicySpec | None = None,
+    policy: PolicySpec | str | Mapping[str, Any] | None = None,
     seed: int | None = None,
     engine: str | None = None,
     progress: Callable[[float], None] | None = None,
@@ -57,10 +57,11 @@ def simulate(
 ) -> Result:
     """Run *scenario* once and return its result.
 
-    *policy* and *engine* default to the scenario's first, *seed* to its own. *progress* is called with the simulated
+    *policy*, which a name or a mapping may give as in a scenario, and *engine* default to the scenario's first, *seed*
+    to its own. *progress* is called with the simulated
     time now and then. Raises SdsimError for what a user can mend.
     """
-    chosen = scenario.policies[0] if policy is None else policy
+    chosen = scenario.policies[0] if policy is None else policy_spec(policy, "policy")
     seed = scenario.seed if seed is None else seed
     engine = engine or scenario.engines[0]
     system = system or make_system(scenario, engine)
@@ -87,7 +88,11 @@ class _Run:
     """The parts of one run, kept together while it is built and read out."""
 
     def __init__(self, scenario: Scenario, spec: PolicySpec, seed: int, system: System, engine: str) -> None:
-        self.scenario, self.spec, self.seed, self.system, self.engine_name = scenario, spec, seed, system, engine
+        self.scenario, self.seed, self.system, self.engine_name = scenario, seed, system, engine
+        self.class_names = class_names(scenario.workload)
+        law = make_acceptance(scenario.acceptance, seed, self.class_names) if scenario.acceptance else None
+        known = MAX_DRAFT_LENGTH if law is None else law.longest
+        self.spec = spec = spec.within(known)
         self.requests = RequestTable()
         self.recorder = Recorder(self.requests)
         first = make_policy(spec, system)
@@ -97,12 +102,11 @@ class _Run:
             raise PolicyError(
                 f"policy: {spec.kind} drafts, but the scenario has no draft; name one under `draft`, or use policy off"
             )
-        lengths = getattr(first, "lengths", DEFAULT_LENGTHS)
+        lengths = getattr(first, "lengths", [length for length in DEFAULT_LENGTHS if length <= known])
         self.lengths = tuple(sorted({0, *lengths})) if self.loads_drafter else (0,)
         self._check_budget()
-        self.class_names = class_names(scenario.workload)
         self.slo = slo_of(scenario.slo, scenario.classes, self.class_names)
-        self.acceptance = self._acceptance()
+        self.acceptance = self._covering(law) if law is not None and self.loads_drafter else None
         oracle = "truth" in getattr(first, "needs", ())
         self.truth = LatentTruth(self.acceptance) if oracle and self.acceptance else None
         available = system.draft.available if system.draft else 1.0
@@ -140,10 +144,7 @@ class _Run:
             )
             raise CapacityError(message)
 
-    def _acceptance(self) -> Acceptance | None:
-        if not self.loads_drafter or self.scenario.acceptance is None:
-            return None
-        law = make_acceptance(self.scenario.acceptance, self.seed, self.class_names)
+    def _covering(self, law: Acceptance) -> Acceptance:
         if self.lengths[-1] > law.longest:
             message = (
                 f"policy: {self.label} drafts up to {self.lengths[-1]} tokens, but the acceptance law covers "

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sdsim.command import BAD_INPUT, OK, add_jobs, check_jobs, overrides, run_command
+from sdsim.command import BAD_INPUT, OK, add_jobs, check_jobs, overrides, parsed, run_command
 from sdsim.errors import ScenarioError
 from sdsim.experiment import Cell, cells, told_apart
 from sdsim.fingerprint import run_digest
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    options = parser().parse_args(words)
+    options = parsed(parser(), words)
     check_jobs(options)
     refuse_existing(options.out)
     journal = options.out.with_name(f"{options.out.name}.journal")

@@ -20,10 +20,11 @@ from typing import Any
 from sdsim.command import BAD_INPUT, OK, add_allow_code, add_jobs, check_jobs, run_command
 from sdsim.errors import ScenarioError, SdsimError
 from sdsim.experiment import Cell
+from sdsim.fingerprint import texts_digest
 from sdsim.grid import GridCell
 from sdsim.grid.file import read_grid
 from sdsim.grid.journal import Outcome, open_journal, read_journal
-from sdsim.grid.table import outcome, rows, write_table
+from sdsim.grid.table import outcome, rows, tabled_cells, write_table
 from sdsim.whole import refuse_existing
 from sdsim.workers import Workers, cluster_workers, local_workers
 
@@ -63,10 +64,13 @@ def main(words: Sequence[str]) -> int:
     grid = read_grid(options.sweep, options.allow_code)
     out = options.out or Path("runs") / f"{grid.name}.parquet"
     journal = out.with_name(f"{out.name}.journal")
+    todo = grid.cells()
+    digest = texts_digest(one.key for one in todo)
+    if options.resume and tabled_cells(out) == digest:
+        return _finished_already(out, journal, options.quiet)
     refuse_existing(out)
     if journal.exists() and not options.resume:
         raise ScenarioError(f"{journal}: an unfinished sweep; add --resume to go on, or remove it")
-    todo = grid.cells()
     outcomes = _finished(todo, journal)
     if options.dry_run:
         return _forecast(todo, outcomes, options)
@@ -78,9 +82,16 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(*_kept(outcomes, journal)) from None
     found = rows(grid, todo, outcomes)
-    write_table(found, grid.axes, out)
+    write_table(found, grid.axes, out, digest)
     journal.unlink(missing_ok=True)
     return _report(found, out, time.perf_counter() - started, options.quiet)
+
+
+def _finished_already(out: Path, journal: Path, quiet: bool) -> int:
+    journal.unlink(missing_ok=True)
+    if not quiet:
+        print(f"{out}: finished already")
+    return OK
 
 
 def _finished(todo: Sequence[GridCell], journal: Path) -> dict[str, Outcome]:

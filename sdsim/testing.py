@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -139,13 +141,14 @@ def _same(a: Plan, b: Plan) -> bool:
     return a[0] == b[0] and a[2:] == b[2:] and bool(same_lengths)
 
 
-def check_policy(make: Callable[[], Policy], budget_s: float | None = PLAN_BUDGET_S) -> None:
-    """Assert that a policy keeps the contract of `sdsim.policy`; *make* returns a fresh one each time.
+def check_policy(make: Callable[[], Policy] | Policy, budget_s: float | None = PLAN_BUDGET_S) -> None:
+    """Assert that a policy keeps the contract of `sdsim.policy`; *make* returns a fresh one each time, or is one.
 
     Legal plans only; the same plans from the same observations; no clock and no global randomness read; late, lost and
     repeated outcomes and empty batches survived; no writing into the observation (its arrays are read-only); `plan`
     within *budget_s* of CPU time at 256 rows, unless a debugger or a measure of coverage slows each line.
     """
+    make = make if callable(make) else partial(deepcopy, make)
     policy = make()
     assert isinstance(policy, Policy), f"{policy!r} has no plan and learn"
     lengths = tuple(sorted({0, *getattr(policy, "lengths", range(9))}))

@@ -197,7 +197,7 @@ def test_shipped_scenarios_load_and_are_short(path):
     assert path.read_text().startswith("#")
 
 
-@pytest.mark.parametrize("option", [["--jobs", "0"], ["--jobs", "-1"], ["--require-slo", "nan"], ["--seeds", "0"]])
+@pytest.mark.parametrize("option", [["--jobs", "0"], ["--jobs", "-1"], ["--slo-attainment", "nan"], ["--seeds", "0"]])
 def test_bad_options_are_refused(small, option):
     with pytest.raises(ScenarioError, match=option[0].removeprefix("--")):
         main([small, "--json", *option])

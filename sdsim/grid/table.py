@@ -59,8 +59,15 @@ def _labels(found: Sequence[dict[str, Any]], ran: Sequence[tuple[int, PolicySpec
     return told_apart((str(found[i]["policy"]), spec) for i, spec in ran)
 
 
-def write_table(found: Sequence[Mapping[str, Any]], axes: Sequence[str], path: Path) -> None:
-    """Write *found* as parquet, whole or not at all: the same rows give the same bytes."""
+CELLS = b"cells"
+"""The key of a table's metadata under which stands what its cells rest on."""
+
+
+def write_table(found: Sequence[Mapping[str, Any]], axes: Sequence[str], path: Path, cells: str) -> None:
+    """Write *found* as parquet, whole or not at all: the same rows give the same bytes.
+
+    *cells*, the digest of what they rest on, is kept with them for `tabled_cells`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -69,8 +76,20 @@ def write_table(found: Sequence[Mapping[str, Any]], axes: Sequence[str], path: P
     names = [name for name in ordered if name != "error"]
     columns = {name: _column([row.get(name) for row in found]) for name in names}
     columns["error"] = pa.array([row["error"] for row in found], pa.string())
-    table = pa.table(columns)
+    table = pa.table(columns).replace_schema_metadata({CELLS: cells.encode()})
     write_file(path, lambda draft: pq.write_table(table, draft))
+
+
+def tabled_cells(path: Path) -> str | None:
+    """Return the digest that the table at *path* was written with; None if there is no such table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return str(metadata.get(CELLS, b"").decode()) or None
 
 
 def _column(values: Sequence[Any]) -> Any:

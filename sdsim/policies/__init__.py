@@ -1,15 +1,20 @@
 """Speculation policies, one law a file. Each needs numpy and the standard library only.
 
 `get_policy` finds a built-in by name, a third party's through the entry-point group `sdsim.policies`, or any class as
-`module:Class`. The constructor's signature is the policy's schema; one that prices steps takes `cost`.
+`module:Class` or `folder/module.py:Class`. The constructor's signature is the policy's schema; one that prices steps
+takes `cost`.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from sdsim.errors import PolicyError, unknown
@@ -74,12 +79,36 @@ def policy_class(kind: str) -> type[Any]:
             message = f"{unknown('policy', kind, policy_names())}; or name a class as module:Class"
             raise PolicyError(message)
         place = found[0]
-    module, _, name = place.partition(":")
+    module, _, name = place.rpartition(":")
     try:
-        loaded: type[Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        loaded: type[Any] = getattr(_module(module), name)
+    except (ImportError, AttributeError, ValueError, TypeError, OSError) as error:
         raise PolicyError(f"policy {kind!r} cannot be loaded: {error}; check the module and class names") from None
     return loaded
+
+
+def _module(name: str) -> ModuleType:
+    """Return the module *name*, or the one in the file *name* if it ends in .py, run once."""
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path = str(Path(name).resolve())
+    if path not in sys.modules:
+        spec = importlib.util.spec_from_file_location(path, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{name} is no Python file")
+        sys.modules[path] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[path])
+        except BaseException:
+            del sys.modules[path]
+            raise
+    return sys.modules[path]
+
+
+def usual_lengths(kind: str) -> tuple[int, ...]:
+    """Return the draft lengths that policy *kind* chooses among unless it is told others; none if it takes none."""
+    lengths = inspect.signature(policy_class(kind)).parameters.get("lengths")
+    return () if lengths is None or not isinstance(lengths.default, tuple) else lengths.default
 
 
 def check_parameters(kind: str, parameters: Mapping[str, object]) -> None:
@@ -117,8 +146,8 @@ def get_policy(kind: str, parameters: Mapping[str, object] | None = None, cost: 
 
 
 def label(policy: Policy, kind: str) -> str:
-    """Return how a result names *policy*: its own label, or *kind*."""
-    return str(getattr(policy, "label", kind))
+    """Return how a result names *policy*: its own label, or *kind*, without the folders if it names a file."""
+    return str(getattr(policy, "label", Path(kind).name))
 
 
 class FlatCosts:

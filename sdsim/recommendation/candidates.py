@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from sdsim.engine_config import ranges
 from sdsim.errors import PolicyError, ScenarioError
@@ -15,7 +14,7 @@ from sdsim.experiment import told_apart
 from sdsim.policies import label, policy_class, policy_names
 from sdsim.policy import IntArray, Policy, learn_nothing
 from sdsim.recommendation.ranking import Contender
-from sdsim.scenario import PolicySpec, Scenario
+from sdsim.scenario import PolicySpec, Scenario, policy_spec
 from sdsim.simulation import System, make_policy
 
 TUNED = "batch_table"
@@ -68,11 +67,7 @@ def named_policies(text: str, table: IntArray) -> list[PolicySpec]:
 
 
 def _spec(word: object) -> PolicySpec:
-    try:
-        spec = PolicySpec.model_validate(word)
-    except ValidationError as error:
-        problems = (str(one["msg"]).removeprefix("Value error, ") for one in error.errors())
-        raise ScenarioError(*(f"--policies: {problem}" for problem in problems)) from None
+    spec = policy_spec(word, "--policies")
     if _needs_truth(spec):
         raise ScenarioError(f"--policies: {spec.kind} plans by what only a simulation knows; allowed: real policies")
     return spec

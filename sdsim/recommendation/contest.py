@@ -46,7 +46,9 @@ def _screened(case: Case) -> list[Contender]:
         policies = default_policies(case.scenario, table, case.lengths)
     else:
         policies = named_policies(named, table)
-    check_lengths(policies, case.system, case.drafts.law.longest)
+    longest = case.drafts.law.longest
+    policies = [policy.within(longest) for policy in policies]
+    check_lengths(policies, case.system, longest)
     _, *rest = contenders(policies, table, case.system)
     return [case.off, *case.run(rest, case.seeds[:1])]
 

@@ -23,7 +23,7 @@ from pydantic import (
     field_validator,
 )
 
-from sdsim.errors import unknown
+from sdsim.errors import ScenarioError, unknown
 from sdsim.parallel import Layout
 from sdsim.scenario.fields import (
     Copies,
@@ -74,6 +74,7 @@ __all__ = [
     "Scenario",
     "Slo",
     "load_scenario",
+    "policy_spec",
     "scenario_from_mapping",
 ]
 
@@ -252,7 +253,7 @@ class Scenario(Spec):
             workload = info.data.get("workload")
             classes = workload.class_names if isinstance(workload, WorkloadSpec) else ()
             ask(lambda: make_acceptance(acceptance, 0, classes))
-        elif info.data.get("draft") is not None and any(p.kind != "off" for p in info.data.get("policies", ())):
+        elif info.data.get("draft") is not None and any(p.drafts for p in info.data.get("policies", ())):
             raise ValueError("missing; required since a policy drafts; add it, such as {kind: iid, rate: 0.8}")
         return acceptance
 
@@ -264,6 +265,15 @@ class Scenario(Spec):
         return isinstance(other, Scenario) and self.resolved() == other.resolved()
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def policy_spec(word: object, place: str) -> PolicySpec:
+    """Return the policy that *word* names, with its parameters if it is a mapping; raise ScenarioError at *place*."""
+    try:
+        return PolicySpec.model_validate(word)
+    except ValidationError as error:
+        problems = (str(one["msg"]).removeprefix("Value error, ") for one in error.errors())
+        raise ScenarioError(*(f"{place}: {problem}" for problem in problems)) from None
 
 
 def load_scenario(path: str | os.PathLike[str], overrides: Sequence[str] = (), allow_code: bool = False) -> Scenario:

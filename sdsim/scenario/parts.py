@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from sdsim.scenario.fields import (
     Count,
@@ -33,6 +42,8 @@ from sdsim.units import COUNT, Span, parse_number, parse_whole, shown
 ROUTERS = ("least_loaded", "mix_aware", "power_of_two", "prefix_aware", "round_robin", "shortest_queue", "slo_feasible")
 DraftKind = Literal["model", "eagle3", "mtp", "ngram"]
 DRAFT_KINDS: tuple[DraftKind, ...] = get_args(DraftKind)
+FIXED = re.compile(r"fixed-(\d{1,4})", re.ASCII)
+"""What results call a fixed policy."""
 AUC = Span(0.5, 1, open_high=True)
 
 
@@ -90,15 +101,25 @@ class RouterSpec(Spec):
     refresh: Seconds = 0.0
 
 
-class PolicySpec(Spec):
-    """A speculation policy and its constructor's parameters. Written flat, {kind: fixed, length: 3}."""
+def policy_kind(kind: str, info: ValidationInfo) -> str:
+    """Return *kind*, the name of a policy, or `module:Class`; of path.py:Class the path is made absolute."""
+    module, _, name = kind.rpartition(":")
+    if not module.endswith(".py"):
+        return kind
+    return f"{existing(module, folder(info)) or existing(module, Path()) or module}:{name}"
 
-    kind: Name
+
+class PolicySpec(Spec):
+    """A speculation policy and its constructor's parameters. Written flat, {kind: fixed, length: 3}; or fixed-3."""
+
+    kind: Annotated[Name, AfterValidator(policy_kind)]
     parameters: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, data: object) -> object:
+        if isinstance(data, str) and (fixed := FIXED.fullmatch(data)):
+            return {"kind": "fixed", "parameters": {"length": int(fixed[1])}}
         if data is False or isinstance(data, str):
             return {"kind": data or "off"}
         if isinstance(data, PolicySpec):
@@ -121,6 +142,21 @@ class PolicySpec(Spec):
 
         ask(lambda: check_parameters(self.kind, self.parameters))
         return self
+
+    @property
+    def drafts(self) -> bool:
+        """Whether it may draft a token."""
+        return self.kind != "off" and (self.kind, self.parameters.get("length")) != ("fixed", 0)
+
+    def within(self, longest: int) -> PolicySpec:
+        """Return this policy, with drafts of at most *longest* tokens if it left its lengths to be the usual ones."""
+        from sdsim.policies import usual_lengths
+
+        usual = usual_lengths(self.kind)
+        if "lengths" in self.parameters or max(usual, default=0) <= longest:
+            return self
+        lengths = [length for length in usual if length <= longest]
+        return self.model_copy(update={"parameters": {**self.parameters, "lengths": lengths}})
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:

@@ -84,11 +84,11 @@ def _sentence(detail: ErrorDetails, path: KeyPath, outer: _Models, inner: _Model
         return f"missing; required here: {', '.join(required)}; add it"
     if kind == "extra_forbidden":
         return f"{unknown('key', path[-1][:60], _fields(outer))}; correct or remove it"
-    kinds = sorted(name for model in inner for name in _kinds(model))
+    kinds = [name for model in inner for name in _kinds(model)]
     if kind == "union_tag_invalid":
         return unknown(f"{path[0]} kind", detail["ctx"]["tag"][:60], kinds)
     if kind == "union_tag_not_found" or (kind.startswith("model_") and len(inner) > 1):
-        known = ", ".join(kinds)
+        known = ", ".join(sorted(kinds))
         return f"found {found}; allowed: a mapping whose kind is one of {known}; write {{kind: {kinds[0]}, ...}}"
     if kind.startswith("model_") and inner:
         return f"found {found}; allowed: a mapping with keys of {', '.join(_fields(inner))}; write {{key: value}}"

@@ -1,8 +1,8 @@
 """Rows of a trace with one JSON object a line.
 
 The jsonl format of sdsim is {"arrival_s": 1.25, "prompt_tokens": 374, "output_tokens": 44} with an
-optional "class"; it also takes the names timestamp, input_length and output_length, in seconds. Other
-keys are ignored.
+optional "class"; it also takes the names timestamp, input_length and output_length, and arrival, prompt
+and output, in seconds and tokens. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ class JsonFormat:
 
 JSONL = JsonFormat(
     name="jsonl",
-    times=("arrival_s", "timestamp"),
-    prompts=("prompt_tokens", "input_length"),
-    outputs=("output_tokens", "output_length"),
+    times=("arrival_s", "timestamp", "arrival"),
+    prompts=("prompt_tokens", "input_length", "prompt"),
+    outputs=("output_tokens", "output_length", "output"),
     label="class",
 )
 
