@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from sdsim.errors import ScenarioError
+from sdsim.model_families import CHOSEN, EXPERTS, RENAMED, SECTIONS, UNGATED, UNREADABLE, UNSAID
 
 MAX_FILE_BYTES = 10_000_000
 MAX_LAYERS = 10_000
@@ -34,13 +35,6 @@ def weight_format(width: float) -> WeightFormat:
     return "fp8" if width > 0.9 else "mxfp4"
 
 
-UNREADABLE = {
-    "attn_layer_period", "attn_type_list", "full_attention_interval", "hybrid_override_pattern", "index_topk",
-    "layers_block_type", "linear_attn_config", "linear_num_value_heads", "mamba_d_state",
-}  # fmt: skip
-"""Keys of linear and sparse attention and of state-space layers: refused, since nobody would see them read wrongly."""
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-CHOSEN = ("num_experts_per_tok", "experts_per_token", "moe_k")
 NOPE_EVERY = 4
 """Llama 4: each fourth layer has no rotary embedding and sees the whole context; the others see chunks of it."""
 
@@ -130,6 +124,8 @@ def parse_config(config: Mapping[str, Any], place: str) -> tuple[ModelFields, Ml
     )
     for key in sorted(UNREADABLE & keys.values.keys()):
         keys.wrong(key, keys.values[key], "layers of full, sliding or latent attention, without this key")
+    if keys.values.get("model_type") in UNGATED:
+        keys.wrong("model_type", keys.values["model_type"], "a family whose FFNs are gated, of three matrices")
     if not keys.values.keys() & set(EXPERTS):
         for key in sorted(k for k, v in keys.values.items() if v and ("expert" in k or "moe" in k)):
             keys.wrong(key, keys.values[key], f"such a key beside the number of experts, {' or '.join(EXPERTS)}")
@@ -144,12 +140,15 @@ class _Keys:
     def __init__(self, config: Mapping[str, Any], place: str) -> None:
         self.place = place
         self.problems: list[str] = []
-        inner = config.get("text_config") or {}
-        if not isinstance(inner, dict):
-            self.wrong("text_config", inner, "an object with the language model's keys")
-            inner = {}
-        present = (*config.items(), *inner.items())
-        self.values = {key: value for key, value in present if value is not None}
+        present = list(config.items())
+        for name, about in SECTIONS.items():
+            section = config.get(name) or {}
+            if isinstance(section, dict):
+                present += section.items()
+            else:
+                self.wrong(name, section, f"an object with the keys of {about}")
+        given = {RENAMED.get(key, key): value for key, value in present if value is not None}
+        self.values = UNSAID.get(str(given.get("model_type")), {}) | given
 
     def wrong(self, key: str, found: object, allowed: str) -> None:
         """Note that *key* holds *found*."""
