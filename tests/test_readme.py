@@ -24,6 +24,7 @@ def test_the_example_policy_keeps_the_contract(tmp_path, monkeypatch, capsys):
     assert len(code[1].splitlines()) <= 40
     (tmp_path / "mine.py").write_text(code[1])
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     check_policy(lambda: get_policy("mine:Cautious"))
     scenario = ROOT / "scenarios/steady.yaml"
     words = [str(scenario), "--policy", "mine:Cautious", "--json", "--set", "workload.limit=40", "--seeds", "1"]
