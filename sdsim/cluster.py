@@ -22,19 +22,20 @@ def kv_blocks(
     max_num_batched_tokens: int,
     longest_draft: int,
     block_size: int,
+    taken_bytes: float = 0.0,
 ) -> int:
     """Return the KV blocks that fit beside weights, logits and activations of a replica of GPUs laid out so.
 
     Logits: max_num_seqs x (longest_draft + 1) x vocabulary fp32 values. Activations: max_num_batched_tokens rows of the
     residual stream and of the widest FFN. A block holds *block_size* tokens of the target's and the drafter's KV. Each
-    data-parallel group has a drafter.
+    data-parallel group has a drafter. *taken_bytes* are what each GPU holds besides.
     """
     per_token = layout.kv_bytes_per_token(target) + (draft.kv_bytes_per_token if draft else 0)
     logits = max_num_seqs * (longest_draft + 1) * target.vocabulary * LOGIT_BYTES
     widest = max(target.intermediate, target.experts_per_token * target.expert_intermediate, target.shared_intermediate)
     activations = max_num_batched_tokens * (2 * target.hidden + 2 * widest) * ACTIVATION_BYTES
     weights = layout.weights_bytes(target) + (draft.weights_bytes * layout.data if draft else 0)
-    have = gpu.memory_bytes * layout.gpus * memory_fraction
+    have = gpu.memory_bytes * layout.gpus * memory_fraction - taken_bytes * layout.gpus
     blocks = int((have - weights - logits - activations) // (block_size * per_token))
     if blocks < 1:
         needs = (weights + logits + activations) / 1e9

@@ -56,7 +56,7 @@ class Engine:
         self._woken: list[int] = []
         """Replicas that were idle when a request came, and have not begun yet."""
         self._held: list[list[int]] = [[] for _ in replicas]
-        """Requests that came after a replica that works ahead had scheduled its next step."""
+        """Requests that came after a host that works ahead had chosen its replica's next step."""
         self._released: deque[float] = deque()
         """When the next requests of a closed loop arrive."""
         self._ended = 0.0
@@ -101,15 +101,15 @@ class Engine:
         return self._running[0][0] if self._running else math.inf
 
     def _submit(self, request: int, arrival: float) -> None:
-        self._give(self._router(self._schedulers, request, arrival), request)
+        self._give(self._router(self._schedulers, request, arrival), request, arrival)
 
-    def _give(self, index: int, request: int) -> None:
+    def _give(self, index: int, request: int, now: float) -> None:
         """Hand a request to a replica; one that is idle is to be woken."""
         replica = self._replicas[index]
         if index in self._idle:
             self._idle.remove(index)
             self._woken.append(index)
-        elif replica.rules.works_ahead and index not in self._woken:
+        elif now >= replica.chooses_s and index not in self._woken:
             self._held[index].append(request)
             self._schedulers[index].count(request)
             return

@@ -178,7 +178,7 @@ class Fleet(Engine):
             numbers = self._requests.numbers
             self._outputs[request] = int(numbers[OUTPUT, request])
             numbers[OUTPUT, request] = numbers[GENERATED, request] + 1
-        self._give(index, request)
+        self._give(index, request, arrival)
 
     def _choose(self, among: Sequence[int], router: Router, request: int, now: float) -> int | None:
         """Return a replica that is up, or None."""
@@ -236,7 +236,7 @@ class Fleet(Engine):
             return
         assert isinstance(scheduler, ReusingScheduler)
         scheduler.arrived[request] = tokens
-        self._give(index, request)
+        self._give(index, request, now)
 
     def _become(self, index: int, state: str, now: float) -> None:
         """Change a replica's state; GPUs cost from the start-up on until they are switched off."""

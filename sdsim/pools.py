@@ -82,15 +82,16 @@ class Pool:
         """*lengths*: none where no drafter is loaded."""
         self.scenario, self.system, self.policy = scenario, system, policy
         self.loads_drafter, self.lengths = bool(lengths), lengths or (0,)
-        self.memory = self._memory()
         self.latency = system.latency(self.lengths[-1], self.loads_drafter)
+        self.memory = self._memory()
 
     def _memory(self) -> Memory:
         def blocks(draft: Draft | None, longest: int) -> int:
             s, r = self.scenario, self.scenario.replica
             gpu = load_gpu(s.gpus.name)
             memory = (r.memory_fraction, r.max_num_seqs, r.max_num_batched_tokens)
-            return kv_blocks(self.system.target, draft, gpu, s.layout, *memory, longest, s.block_size)
+            taken = self.latency.engine.memory_bytes
+            return kv_blocks(self.system.target, draft, gpu, s.layout, *memory, longest, s.block_size, taken)
 
         without = blocks(None, 0)
         return Memory(blocks(self.system.draft, self.lengths[-1]) if self.loads_drafter else without, without)
@@ -99,7 +100,7 @@ class Pool:
         """Return what a fresh replica can hold."""
         spec = self.scenario.replica
         blocks = self.memory.with_drafter if self.loads_drafter else self.memory.without_drafter
-        budget = spec.max_num_batched_tokens
+        budget = spec.max_num_batched_tokens - self.latency.added_positions(spec.max_num_seqs)
         return Limits(spec.max_num_seqs, budget, blocks, self.scenario.block_size, self.lengths[-1])
 
     def longest_request(self) -> int:

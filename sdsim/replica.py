@@ -6,15 +6,16 @@ call is the only line in which a simulation and a hardware run differ.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import numpy as np
 
 from sdsim.acceptance import Acceptance
-from sdsim.batch import CLASS, FIRST_TOKEN
+from sdsim.batch import CHUNK_OF, CLASS, FINISH, FIRST_TOKEN
 from sdsim.errors import PolicyError
 from sdsim.policies import label
 from sdsim.policy import Drafter, FloatArray, IntArray, Observation, Outcome, Plan, Policy, learn_nothing
@@ -46,15 +47,25 @@ class Rules:
     tpot_slo_s: float | FloatArray | None = None
     """One for all requests, or an entry a class."""
     feedback_lag: int = 0
-    works_ahead: bool = False
-    """Whether the engine schedules a step while the one before runs: it then misses what arrives meanwhile."""
+
+
+class Host(Protocol):
+    """A host that works ahead: it schedules a step while the one before runs."""
+
+    launched_s: float
+    """When it had launched the step that was timed last, s from that step's beginning; 0 if by then."""
+
+    def rest(self) -> None:
+        """Note that there was nothing to run."""
+        ...
 
 
 class Replica:
     """A scheduler, a policy and the state of the drafter.
 
     *distinct* returns the distinct experts of rows, their tokens and prompt tokens. *finished* is told which requests
-    finish; by default they are recorded.
+    finish; by default they are recorded. With a *host* that works ahead, `chooses_s` is when it chooses the step after
+    the one that runs.
     """
 
     def __init__(
@@ -67,7 +78,7 @@ class Replica:
         acceptance: Acceptance | None,
         recorder: Recorder,
         rules: Rules,
-        rest: Callable[[], None] | None = None,
+        host: Host | None = None,
         finished: Callable[[list[int]], object] | None = None,
     ) -> None:
         self.index = index
@@ -77,7 +88,8 @@ class Replica:
         self.step = 0
         self.seconds = 0.0
         self._execute = execute
-        self._rest = rest
+        self._host = host
+        self.chooses_s = math.inf
         self._distinct = distinct
         self._acceptance = acceptance
         self._recorder = recorder
@@ -88,6 +100,8 @@ class Replica:
         self._plans: dict[tuple[int, int], Plan] = {}
         """Plans by decode rows and prompt chunks."""
         self._outcomes: deque[Outcome] = deque()
+        self._told: tuple[list[int], list[int]] = [], []
+        """Requests that may have their first token from the step that ended last, and that have their last."""
         self._loaded = acceptance is not None
         self._legal = frozenset(rules.draft_lengths)
         self._now = 0.0
@@ -101,8 +115,7 @@ class Replica:
         scheduler = self.scheduler
         rows, pending, context, pairs, chunks, waiting, free = scheduler.schedule(now)
         if not rows and not chunks:
-            if self._rest is not None:
-                self._rest()
+            self._rest()
             return None
         self._now = now
         shown = scheduler.shown(rows)
@@ -125,7 +138,24 @@ class Replica:
             scheduler.chunks(chunks) if chunks else (),
         )  # fmt: skip
         self.seconds = self._execute(self.shape)
+        if self._host is not None:
+            self._hand_out(self._host.launched_s)
         return self.seconds
+
+    def _rest(self) -> None:
+        """Note that nothing runs."""
+        if self._host is not None:
+            self._host.rest()
+            self._told = [], []
+
+    def _hand_out(self, launched_s: float) -> None:
+        """Let the tokens of the step before reach their clients when this one is launched (section 2)."""
+        self.chooses_s = self._now + launched_s
+        if launched_s:
+            times = self.scheduler.requests.times
+            for field, told in zip((FIRST_TOKEN, FINISH), self._told, strict=True):
+                late = [request for request in told if times[field, request] == self._now]
+                times[field, late] = self.chooses_s
 
     def _ask(self, now: float, shown: Shown, context: int, prefill: int, chunks: int, waiting: int, free: int) -> Plan:
         """Return the policy's plan; keep it, if the policy's plans go by the batch alone."""
@@ -208,8 +238,11 @@ class Replica:
         emitted, accepted, tried, late, finished, gaps, waiting, used = scheduler.conclude(
             now, length, plan.verify_lengths is not None
         )
-        if finished:
-            self._finished(scheduler.finished(finished))
+        done = scheduler.finished(finished) if finished else []
+        if self._host is not None:
+            self._told = scheduler.step[CHUNK_OF, : shape.prefill_rows].tolist(), done
+        if done:
+            self._finished(done)
         if gaps:
             self._recorder.gaps(scheduler.gaps[:gaps], self._now)
         self._recorder.stepped(
@@ -231,8 +264,7 @@ class Replica:
 
     def fail(self, policy: Policy) -> list[int]:
         """Lose all requests, the step that runs and what the policy learnt; return the requests."""
-        if self._rest is not None:
-            self._rest()
+        self._rest()
         self.policy = policy
         self._plans.clear()
         self._outcomes.clear()

@@ -104,7 +104,6 @@ class _Run:
             )
         lengths = getattr(first, "lengths", [length for length in DEFAULT_LENGTHS if length <= known])
         self.lengths = tuple(sorted({0, *lengths})) if self.loads_drafter else (0,)
-        self._check_budget()
         self.slo = slo_of(scenario.slo, scenario.classes, self.class_names)
         self.acceptance = self._covering(law) if law is not None and self.loads_drafter else None
         oracle = "truth" in getattr(first, "needs", ())
@@ -116,6 +115,7 @@ class _Run:
         self.distinct = lru_cache(REMEMBERED)(system.routing.distinct_uniform_rows)
         self.prefixes, self.ends = Prefixes(), Ends()
         self.pools = self._pools()
+        self._check_budgets()
         self.replicas = [self._replica(i, pool) for i, pool in enumerate(self.pools)]
 
     def _treated(self, name: str) -> ClassSpec:
@@ -135,12 +135,15 @@ class _Run:
             found += [Pool(part, make_system(part, self.engine_name), policy, lengths)] * pool.replicas
         return found
 
-    def _check_budget(self) -> None:
-        budget, needed = self.scenario.replica.max_num_batched_tokens, 1 + self.lengths[-1]
-        if budget < needed:
+    def _check_budgets(self) -> None:
+        for pool in dict.fromkeys(self.pools):
+            given, budget = pool.scenario.replica.max_num_batched_tokens, pool.limits().max_num_batched_tokens
+            if budget >= (needed := 1 + pool.lengths[-1]):
+                continue
+            kept = f" ({given - budget} of them are kept for the draft model's own)" if given > budget else ""
             message = (
-                f"replica.max_num_batched_tokens: {budget} tokens a step, but one row of policy {self.label} verifies "
-                f"{needed}; allowed: {needed} or more; raise it, or shorten the drafts"
+                f"replica.max_num_batched_tokens: {given} tokens a step{kept}, but one row of policy {self.label} "
+                f"verifies {needed}; allowed: {needed + given - budget} or more; raise it, or shorten the drafts"
             )
             raise CapacityError(message)
 
@@ -172,9 +175,8 @@ class _Run:
 
     def _replica(self, index: int, pool: Pool) -> Replica:
         tpot = self.slo.tpot if self.slo else None
-        ahead = pool.latency.works_ahead
-        rules = Rules(pool.lengths, pool.memory, tpot, self.scenario.feedback_lag, works_ahead=ahead)
-        pipeline = pool.latency.pipeline() if ahead else None
+        rules = Rules(pool.lengths, pool.memory, tpot, self.scenario.feedback_lag)
+        pipeline = pool.latency.pipeline() if pool.latency.works_ahead else None
         return Replica(
             index,
             self._scheduler(index, pool),
@@ -184,7 +186,7 @@ class _Run:
             self.acceptance,
             self.recorder,
             rules,
-            pipeline.rest if pipeline else None,
+            pipeline,
             self.ends.on(index) if self.scenario.is_fleet else None,
         )
 

@@ -80,6 +80,11 @@ class Price:
         self._pipeline = Pipeline(latency)
         self.rest = self._pipeline.rest
         self.seconds = self._pipeline.seconds if self.works_ahead else latency.seconds
+        self.added_positions = latency.added_positions
+
+    @property
+    def launched_s(self) -> float:
+        return self._pipeline.launched_s
 
 
 def run_engine(scenario: Scenario, pools: naive.Pools, bare: bool = False) -> tuple[Any, Spies]:

@@ -30,6 +30,13 @@ class Price(Protocol):
 
     def rest(self) -> None: ...
 
+    @property
+    def launched_s(self) -> float:
+        """When a host that works ahead had launched the step priced last, s after its beginning."""
+        ...
+
+    def added_positions(self, requests: int) -> int: ...
+
 
 Pools = tuple[int, int]
 """KV blocks with a drafter and without."""
@@ -105,12 +112,17 @@ class Replica:
         self.lengths = tuple(sorted({0, *policy.lengths})) if self.loaded else (0,)
         self.drafts = Drafts(scenario, system.draft.available if system.draft else 1.0)
         self.waiting: list[Request] = []
+        self.first: list[Request] = []
+        self.last: list[Request] = []
+        """Those whose first, and whose last, token is of the step that ended last."""
         self.held: list[Request] = []
         """Those that came while a host that works ahead had chosen the next step already."""
         self.rules: Counter[str] = Counter()
         """How often each rule had something to say."""
         self.running: list[Request] = []
         self.step: Step | None = None
+        self.chooses_s = math.inf
+        """When a host that works ahead chooses the step after the one that runs."""
         self.steps = 0
         self.evicted = False
         self.left_out = 0
@@ -163,7 +175,8 @@ class Replica:
         """Section 3."""
         self.evicted = False
         self.blocks_for_rows()
-        budget = self.scenario.replica.max_num_batched_tokens
+        limits = self.scenario.replica
+        budget = limits.max_num_batched_tokens - self.price.added_positions(limits.max_num_seqs)
         rows: list[Request] = []
         for row in [r for r in self.running if r.decoding]:  # rule 3.2
             if 1 + len(row.pending) > budget:
@@ -257,6 +270,7 @@ class Replica:
         rows, chunks = self.choose()
         if not rows and not chunks:
             self.price.rest()
+            self.first = self.last = []
             return
         plan = self.policy.plan(self.observe(now, rows, chunks))
         if plan.prefill_budget is not None and rows:
@@ -299,6 +313,17 @@ class Replica:
         seconds = self.price.seconds(shape)
         self.step = Step(self.steps, now, seconds, plan, rows, verify, chunks, experts)
         self.steps += 1
+        if self.price.works_ahead:
+            self.chooses_s = now + self.price.launched_s
+            self.hand_out()
+
+    def hand_out(self) -> None:
+        """Let the first and last tokens of the step that ended reach their clients (section 2)."""
+        for request in self.first:
+            request.first_token_s = self.chooses_s
+        for request in self.last:
+            request.finish_s = self.chooses_s
+        self.rules["2 handed out late"] += bool(self.first + self.last) and self.price.launched_s > 0
 
     def hand_over(self, now: float) -> None:
         """Queue what came while the step that begins now had been chosen already (section 2)."""
@@ -318,12 +343,14 @@ class Replica:
         """Emit one token."""
         if not request.emitted:
             request.first_token_s = now
+            self.first.append(request)
         request.emitted.append(len(request.emitted))
 
     def finish_if_done(self, request: Request, now: float) -> bool:
         if len(request.emitted) < request.output:
             return False
         request.finish_s = now
+        self.last.append(request)
         request.blocks = 0
         self.running.remove(request)
         return True
@@ -332,6 +359,7 @@ class Replica:
         """End the step (section 7); return the requests that finished."""
         step, now = self.step, self.end_s
         assert step is not None
+        self.first, self.last = [], []
         finished: list[Request] = []
         accepted: list[int] = []
         emitted = 0
@@ -477,8 +505,9 @@ def run(
             request = coming.pop(0)
             replica = router.choose(replicas, request)
             request.replica = replica.index
-            working = replica.step is not None and replica.price.works_ahead
-            (replica.held if working else replica.waiting).append(request)
+            chosen = replica.step is not None and now >= replica.chooses_s
+            replica.rules["2 comes before the next choice"] += replica.step is not None and now < replica.chooses_s
+            (replica.held if chosen else replica.waiting).append(request)
             arrived.append(request)
         for replica in replicas:
             if replica.step is None and replica.waiting + replica.running:

@@ -21,6 +21,7 @@ from sdsim.agreement.replay import replay_row
 from sdsim.agreement.runs import compare_runs
 from sdsim.agreement.setting import Setting
 from sdsim.agreement.speedups import best_lengths, with_speedups
+from sdsim.agreement.steps import ANY_WORKLOAD
 from sdsim.agreement.tolerance import Check, parse_tolerances
 from sdsim.command import OK, OUT_OF_TOLERANCE
 from sdsim.crosscheck import main
@@ -34,9 +35,10 @@ from sdsim.latency.quality import Quality
 from sdsim.matrices import attention
 from sdsim.measurements import read_measurements
 from sdsim.models import load_model
+from sdsim.pools import Pool
 from sdsim.predict import main as predict
 from sdsim.scenario import scenario_from_mapping
-from sdsim.simulation import simulate
+from sdsim.simulation import make_system, simulate
 
 RECORDS = sorted((Path(__file__).parent / "records").glob("*.jsonl"))
 MODEL, DRAFT = "qwen3-30b", "qwen2-0.5b"
@@ -47,6 +49,15 @@ ANSWER = {"steps", "replays", "runs", "leave_out", "checks", "ok", "data_quality
 @pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.stem)
 def test_the_shipped_model_agrees_with_what_was_measured(record, capsys):
     assert main(["--measured", str(record), "--json"]) == OK, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("record", [r for r in RECORDS if r.stem.startswith("vllm")], ids=lambda path: path.stem)
+def test_an_engine_has_the_kv_blocks_that_it_said_it_had(record):
+    for one in read_measurements(record).steps:
+        scenario = Setting().scenario(one.record, one.max_num_seqs, ANY_WORKLOAD, "blocks")
+        lengths = (one.record.draft_length,) if one.record.draft else ()
+        pool = Pool(scenario, make_system(scenario), scenario.policies[0], lengths)
+        assert pool.limits().blocks == pytest.approx(one.record.kv_blocks, rel=0.04)
 
 
 def answer(capsys, *words, code=OK):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sdsim.scenario import Scenario, scenario_from_mapping
+from tests import naive
 from tests.awkward_policies import CUSTOM
 from tests.both_simulators import agree, run_naive
 
@@ -188,7 +189,7 @@ AHEAD = {"engine": "vllm-0.22.1", "draft": {"kind": "eagle3"}}
 @pytest.mark.parametrize("router", ["least_loaded", "shortest_queue"])
 def test_a_router_counts_what_waits_for_the_choice_to_be_made(router):
     """Many requests come during one step of such an engine: they do not all go to one replica."""
-    record = agree(hard(router=router, replicas=2, workload=SHORT | {"rate": 5000}, **AHEAD), (200, 200))
+    record = agree(hard(router=router, replicas=2, workload=SHORT | {"rate": 500}, **AHEAD), (200, 200))
     assert record.rules["2 queued after the choice"] > 0
     assert abs(sum(1 if r.replica else -1 for r in record.requests)) <= 2
 
@@ -199,6 +200,29 @@ def test_a_host_that_works_ahead_may_have_only_what_came_late_to_choose_from(out
     workload = {"kind": "poisson", "rate": 30, "limit": 40, "lengths": {"prompt": 60, "output": output}}
     record = agree(hard(workload=workload, **AHEAD), (200, 200))
     assert record.rules["2 chosen from what came late"] > 0
+
+
+def test_tokens_of_a_host_that_works_ahead_wait_for_the_launch_behind_them():
+    """Long prompts are launched kernel by kernel: what comes meanwhile is seen, what is done is handed out late."""
+    workload = {"kind": "poisson", "rate": 40, "limit": 60, "lengths": {"prompt": 700, "output": 20}}
+    wide = {"max_num_seqs": 64, "max_num_batched_tokens": 2048}
+    record = agree(hard(workload=workload, replica=wide, **AHEAD), (4000, 4000))
+    assert record.rules["2 handed out late"] > 10
+    assert record.rules["2 comes before the next choice"] > 10
+    ends = {s["start_s"] + s["seconds"] for s in record.steps}
+    late = [r for r in record.requests if not any(naive.close(r.first_token_s, end) for end in ends)]
+    assert len(late) > 10
+
+
+def test_a_draft_models_slots_come_out_of_the_budget():
+    """vLLM keeps one for each of `max_num_seqs` where it drafts with a model; ngram takes none."""
+    workload = {"kind": "poisson", "rate": 50, "limit": 20, "lengths": {"prompt": 900, "output": 9}}
+    wide = {"max_num_seqs": 64, "max_num_batched_tokens": 512}
+    model = {"kind": "model", "model": "qwen3-0.6b"}
+    for draft, most in ((model, 448), ({"kind": "ngram"}, 512)):
+        scenario = hard(workload=workload, replica=wide, engine="vllm-0.22.1", draft=draft)
+        record = agree(scenario, (4000, 4000))
+        assert max(s["verify_tokens"] + s["prefill_tokens"] for s in record.steps) == most
 
 
 def test_a_mixture_with_confidence_under_slacks():

@@ -138,6 +138,9 @@ def test_captured_sizes_follow_vllms_rule():
     assert engine.capture_sizes(256, 3)[:4] == (4, 8, 16, 24)
     assert all(size % 5 == 0 for size in engine.capture_sizes(256, 4))
     assert engine.capture_sizes(16, 0)[-1] == 32
+    # 31 rows of 3 tokens: 186 is asked for, the list ends at 184, and 186 is beyond that again
+    assert engine.capture_sizes(31, 2)[-2:] == (168, 177)
+    assert engine.capture_sizes(1, 8) == (9,)
     assert EngineOverhead("x").capture_sizes(256, 4) == ()
     assert [padded(t, (1, 2, 4, 8)) for t in (1, 3, 8, 9)] == [1, 4, 8, 9]
 
@@ -175,12 +178,13 @@ def test_draft_passes_bind_the_host_at_small_batch():
 def test_steps_above_the_capture_limit_are_launched_layer_by_layer():
     engine = EngineOverhead("x", capture_limit=512, host_layer_s=1e-3, host_experts_s=1e-3, host_shared_s=1e-3)
     dense, moe, shared = (load_model(m) for m in ("qwen2.5-32b", "qwen3-30b-a3b", "qwen2-57b-a14b"))
-    assert engine.launch_target_s(dense, eager=True, prompts=False) == pytest.approx(64e-3)
-    assert engine.launch_target_s(moe, eager=True, prompts=False) == pytest.approx(96e-3)
-    assert engine.launch_target_s(shared, eager=True, prompts=True) == pytest.approx(84e-3)
-    piecewise = EngineOverhead("x", capture_limit=512, host_prompt_layer_s=1e-3)
-    assert piecewise.launch_target_s(moe, eager=False, prompts=True) == pytest.approx(48e-3)
-    assert piecewise.launch_target_s(moe, eager=False, prompts=False) == 0
+    assert engine.launch_target_s(dense, eager=True, alike=True) == pytest.approx(64e-3)
+    assert engine.launch_target_s(moe, eager=True, alike=True) == pytest.approx(96e-3)
+    assert engine.launch_target_s(shared, eager=True, alike=False) == pytest.approx(84e-3)
+    piecewise = EngineOverhead("x", capture_limit=512, host_piece_layer_s=1e-3)
+    assert piecewise.launch_target_s(moe, eager=False, alike=False) == pytest.approx(48e-3)
+    assert piecewise.launch_target_s(moe, eager=False, alike=True) == 0
+    assert piecewise.launch_target_s(moe, eager=True, alike=False) == 0, "a step without graphs has no pieces"
     priced = prices("qwen3-30b-a3b", engine=engine)
     assert priced.cost(512, 0, 128).components["host"] == 0.0
     assert priced.cost(520, 0, 128).components["host"] == pytest.approx(96e-3)

@@ -8,6 +8,8 @@ from sdsim.latency.engine_overhead import EngineOverhead, Phases
 from sdsim.latency.pipeline import Pipeline
 from sdsim.step import StepShape
 
+STEP = StepShape(rows=1, verify_tokens=1, context_tokens=1, attention_pairs=1)
+
 
 class Made:
     """A latency model whose steps are given: (GPU seconds, launch seconds)."""
@@ -16,6 +18,9 @@ class Made:
         self.engine = EngineOverhead("x", host_step_s=2.0)
         self._steps = iter(steps)
 
+    def host_s(self, rows):
+        return self.engine.host_s(rows, None)
+
     def phases(self, shape):
         gpu, launch = next(self._steps)
         return Phases(gpu, 0.0, 0.0, launch, 0.0, 1)
@@ -23,12 +28,11 @@ class Made:
 
 def durations(steps, rest_before=()):
     pipeline = Pipeline(Made(steps))
-    shape = StepShape(rows=1, verify_tokens=1, context_tokens=1, attention_pairs=1)
     found = []
     for i in range(len(steps)):
         if i in rest_before:
             pipeline.rest()
-        found.append(pipeline.seconds(shape))
+        found.append(pipeline.seconds(STEP))
     return found
 
 
@@ -50,6 +54,17 @@ def test_a_fast_host_is_hidden_and_a_start_from_rest_is_not():
 
 def test_a_slow_launch_shows_by_what_the_step_before_left_of_it():
     assert durations([(10.0, 0.0), (5.0, 30.0), (10.0, 0.0)]) == [12.0, 22.0, 12.0]
+
+
+def test_tokens_wait_for_the_launch_of_the_step_behind_them():
+    """The host hands out a step's tokens when it has launched the next one: 2 s after the step before, plus 30."""
+    pipeline = Pipeline(Made([(10.0, 0.0), (5.0, 30.0), (10.0, 0.0)]))
+    found = []
+    for _ in range(3):
+        pipeline.seconds(STEP)
+        found.append(pipeline.launched_s)
+    # from rest; 30 + 2 of which the step before hid 10; begun at the end of a step that the launch itself set
+    assert found == [2.0, 22.0, 2.0]
 
 
 def test_a_slow_host_sets_the_pace():

@@ -13,7 +13,8 @@ from tests.random_scenarios import random_case
 
 RULES = frozenset(
     {
-        "2 chosen from what came late", "2 queued after the choice", "3.1 row evicts itself",
+        "2 chosen from what came late", "2 comes before the next choice", "2 handed out late",
+        "2 queued after the choice", "3.1 row evicts itself",
         "3.1 row evicts the newest", "3.1 row takes blocks", "3.2 row sits out", "3.3 half-way request evicted",
         "3.3 half-way request goes on", "3.3 no budget for the half-way request", "3.4 evicts", "3.5 admits",
         "3.5 admits again", "3.5 admits in part", "3.5 blocks lack", "3.5 blocks lack for the whole alone",

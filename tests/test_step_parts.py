@@ -221,3 +221,30 @@ def test_the_step_that_is_priced_for_a_policy_is_one_that_runs():
     assert (shape.prefill_rows, shape.prefill_context, shape.prefill_pairs) == (1, 0, sum(range(8)))
     assert (shape.draft_length, shape.draft_rows) == (2, 4)
     assert shape.distinct_experts == pytest.approx(32 * (1 - (1 - 4 / 32) ** 17))
+
+
+@pytest.mark.parametrize(("kind", "added"), [("model", 5 + 3), ("eagle3", 0)])
+def test_a_draft_models_first_pass_has_a_slot_more_for_each_request(kind, added):
+    draft = Draft(kind, SMALL, False, 1.0)
+    slotted, plain = (
+        ComposedLatency(TARGET, draft, Kernels(norm=1.0), replace(PLAIN, draft_slots=slots)) for slots in (1, 0)
+    )
+    assert slotted.phases(MIXED).draft_s - plain.phases(MIXED).draft_s == pytest.approx(SMALL.layers * added)
+    assert slotted.phases(MIXED).target_s == plain.phases(MIXED).target_s
+
+
+@pytest.mark.parametrize(
+    ("shape", "pieces"),
+    [
+        ({"rows": 4, "verify_tokens": 12}, False),
+        ({"rows": 4, "verify_tokens": 11}, True),
+        ({"rows": 4, "verify_tokens": 4, "prefill_tokens": 1, "prefill_rows": 1}, True),
+        ({"rows": 4, "verify_tokens": 12, "prefill_tokens": 509, "prefill_rows": 1}, False),
+    ],
+)
+def test_rows_that_are_not_alike_run_in_pieces_of_graphs(shape, pieces):
+    """Beyond the largest graph there are no pieces either."""
+    engine = EngineOverhead("x", capture_limit=512, host_piece_layer_s=1.0)
+    model = ComposedLatency(TARGET, None, Kernels(), engine)
+    step = StepShape(context_tokens=9, attention_pairs=9, **shape)
+    assert model.phases(step).launch_target_s == (TARGET.layers if pieces else 0.0)

@@ -4,7 +4,8 @@ The target runs each layer's kernels on the step's tokens; sampling follows; the
 kernel takes comes from a `Kernels`: the roofline's bytes and flops, or a GPU's measured tables.
 
 Draft passes (vLLM's order): one pass over the tokens just verified or prefilled, so that the drafter's KV keeps up,
-which also yields the first draft token; then K - 1 passes of one token a row: T_D(B, K + 1) + (K - 1) T_D(B, 1).
+which also yields the first draft token; then K - 1 passes of one token a row: T_D(B, K + 1) + (K - 1) T_D(B, 1). An
+engine's `draft_slots` come on top of the first.
 """
 
 from __future__ import annotations
@@ -178,9 +179,17 @@ class ComposedLatency:
         if self._drafter_attention is not None:
             bill.charge("draft", Price(drafter, self._drafter_attention.quality(rows, context)))
         work = _with_attention(work, target, drafter)
-        host = self.engine.host_s(work.rows) + work.launch_target_s + work.launch_draft_s
+        host = self.host_s(work.rows) + work.launch_target_s + work.launch_draft_s
         components = dict.fromkeys(COMPONENTS, 0.0) | (bill.components or {}) | {"host": host}
         return StepCost(components, self.engine.seconds(work, self._draft_kind), shares(bill.by_quality))
+
+    def host_s(self, rows: int) -> float:
+        """Return the host's time of a step of *rows* rows beside its launches."""
+        return self.engine.host_s(rows, self._draft_kind)
+
+    def added_positions(self, requests: int) -> int:
+        """Return the positions that a drafter's first pass has for *requests* beyond those of the step itself."""
+        return self.engine.added_positions(requests, self._draft_kind)
 
     @property
     def works_ahead(self) -> bool:
@@ -209,11 +218,12 @@ class ComposedLatency:
         sampling = bill.seconds - target
         self._draft(bill, shape)
         eager = self.engine.capture_limit > 0 and tokens > max(sizes, default=0)
+        alike = not shape.prefill_tokens and shape.verify_tokens % max(shape.rows, 1) == 0
         return Phases(
             target,
             sampling,
             bill.seconds - target - sampling,
-            self.engine.launch_target_s(self.target, eager, shape.prefill_tokens > 0),
+            self.engine.launch_target_s(self.target, eager, alike),
             self._launch_draft(shape),
             shape.rows + shape.prefill_rows,
         )
@@ -259,6 +269,7 @@ class ComposedLatency:
         if self.draft is None or shape.drafter == "dropped" or self.draft.model is None:
             return
         keep_up = shape.verify_tokens + shape.prefill_tokens + shape.catch_up_tokens
+        keep_up += self.added_positions(shape.rows + shape.prefill_rows)
         bill.charge_all("draft", self._draft_pass(keep_up, shape.draft_rows if shape.draft_length else 0))
         if shape.draft_length > 1:
             bill.charge_all("draft", self._draft_pass(shape.draft_rows, shape.draft_rows), shape.draft_length - 1)

@@ -29,7 +29,8 @@ from sdsim.units import shown
 
 SCHEMA = 2
 MOST_TOKENS = 2**20
-MOST_SECONDS = 1e3
+MOST = {"_s": 1e3, "_bytes": 1e12}
+"""Largest figures, by the unit that ends their name; shares are 1 at most."""
 
 
 class Phases(NamedTuple):
@@ -63,26 +64,35 @@ class EngineOverhead:
     """Largest token count at which the shared expert runs beside the routed ones on a stream of its own."""
     shared_stream_gain: float = 0.0
     """The largest share of the shared expert's time that this hides."""
+    memory_bytes: float = 0.0
+    """Memory of each GPU that is taken beside weights, activations and KV: CUDA's context, libraries, graphs."""
     synchronous_drafts: tuple[str, ...] = ()
     """Kinds of drafter under which the host waits for each step's tokens before it goes on."""
     host_step_s: float = 0.0
     """Scheduling, input preparation and output handling of a step."""
     host_row_s: float = 0.0
     """What each row adds to that."""
+    host_draft_row_s: float = 0.0
+    """What each row adds under a drafter: its drafts are placed, their verdicts read, the new ones handed on."""
+    host_ahead_s: float = 0.0
+    """What a step costs a host that works ahead besides: most steps on the GPU hide it."""
     host_layer_s: float = 0.0
     """Launching one layer's attention and dense part without a graph."""
     host_experts_s: float = 0.0
     """Launching one layer's routed experts without a graph."""
     host_shared_s: float = 0.0
     """Launching one layer's shared expert without a graph."""
-    host_prompt_layer_s: float = 0.0
-    """Launching one layer's attention where prompts run beside decode rows: never in a graph."""
+    host_piece_layer_s: float = 0.0
+    """Launching one layer's attention, and the graph of all between it and the next, where rows are not alike."""
     host_draft_layer_s: float = 0.0
     """Launching one layer of a draft pass."""
     host_draft_pass_s: float = 0.0
     """What a draft pass costs the host beside its layers."""
     draft_gap_s: float = 0.0
     """Time between two kernels of a draft pass launched one by one."""
+    draft_slots: int = 0
+    """Positions that a draft model's first pass has for each request beyond the step's own: the token just sampled is
+    added to them. A step's budget leaves as many free for each of `max_num_seqs`."""
     sampling_s: float = 0.0
     """GPU time of the sampler beside its passes over the logits."""
     rejection_s: float = 0.0
@@ -102,12 +112,14 @@ class EngineOverhead:
     def capture_sizes(self, max_num_seqs: int, longest: int) -> tuple[int, ...]:
         """Return the captured token counts of an engine of *max_num_seqs* rows and at most *longest* drafts.
 
-        vLLM's rule: 1, 2, 4, multiples of 8 to 256 and of 16 up to the limit, raised to multiples of a row's tokens.
+        vLLM's rule: 1, 2, 4, multiples of 8 to 256 and of 16 up to the limit, then raised to multiples of a row's
+        tokens, as far as the largest of them allows.
         """
         row = longest + 1
         limit = min(2 * max_num_seqs * row, self.capture_limit)
-        sizes = [1, 2, 4, *range(8, 257, 8), *range(272, self.capture_limit + 1, 16)]
-        return tuple(sorted({n for s in sizes if (n := math.ceil(s / row) * row) <= limit}))
+        sizes = [s for s in (1, 2, 4, *range(8, 257, 8), *range(272, limit + 1, 16)) if s <= limit]
+        raised = (math.ceil(s / row) * row for s in sizes)
+        return tuple(sorted({s for s in raised if s <= sizes[-1]}))
 
     def synchronous(self, draft_kind: str | None) -> bool:
         """Return whether the host waits for each step's tokens."""
@@ -118,29 +130,38 @@ class EngineOverhead:
         """Whether the host costs nothing, so that a step is the GPU's work."""
         return not any(getattr(self, f.name) for f in fields(self) if f.name.startswith("host_"))
 
-    def launch_target_s(self, target: Model, eager: bool, prompts: bool) -> float:
-        """Return the host's time to launch *target*: *eager* without graphs, with *prompts* in the step or not."""
-        seconds = target.layers * self.host_prompt_layer_s if prompts else 0.0
-        if eager:
-            seconds += target.layers * self.host_layer_s + target.moe_layers * self.host_experts_s
-            seconds += target.moe_layers * self.host_shared_s if target.shared_intermediate else 0.0
-        return seconds
+    def launch_target_s(self, target: Model, eager: bool, alike: bool) -> float:
+        """Return the host's time to launch *target*: *eager* without graphs, in one graph if rows are *alike*.
+
+        vLLM captures whole steps of rows with as many tokens each. Any other batch, one with prompts above all, runs in
+        graphs of what is between the layers' attention, which is launched layer by layer.
+        """
+        if not eager:
+            return 0.0 if alike else target.layers * self.host_piece_layer_s
+        seconds = target.layers * self.host_layer_s + target.moe_layers * self.host_experts_s
+        return seconds + (target.moe_layers * self.host_shared_s if target.shared_intermediate else 0.0)
 
     def launch_draft_s(self, drafter: Model) -> float:
         """Return the host's time to launch one pass of *drafter*."""
         return self.host_draft_pass_s + drafter.layers * self.host_draft_layer_s
 
-    def host_s(self, rows: int) -> float:
-        """Return the host's time of a step of *rows* rows beside its launches."""
-        return self.host_step_s + rows * self.host_row_s
+    def host_s(self, rows: int, draft_kind: str | None) -> float:
+        """Return the host's time of a step of *rows* rows, under the drafter that it has, beside its launches."""
+        ahead = 0.0 if self.synchronous(draft_kind) else self.host_ahead_s
+        return self.host_step_s + ahead + rows * (self.host_row_s + (self.host_draft_row_s if draft_kind else 0.0))
+
+    def added_positions(self, requests: int, draft_kind: str | None) -> int:
+        """Return the positions that a drafter's first pass has for *requests* beyond those of the step itself."""
+        return self.draft_slots * requests if draft_kind == "model" else 0
 
     def seconds(self, work: Phases, draft_kind: str | None) -> float:
         """Return the time of a step among steps of its kind."""
+        host = self.host_s(work.rows, draft_kind)
         if self.synchronous(draft_kind):
             target = max(work.target_s, work.launch_target_s)
             launched = work.launch_target_s + work.launch_draft_s
-            return self.host_s(work.rows) + max(target + work.sampling_s + work.draft_s, launched)
-        return max(work.gpu_s, self.host_s(work.rows) + work.launch_target_s + work.launch_draft_s)
+            return host + max(target + work.sampling_s + work.draft_s, launched)
+        return max(work.gpu_s, host + work.launch_target_s + work.launch_draft_s)
 
 
 def padded(tokens: int, sizes: tuple[int, ...]) -> int:
@@ -210,7 +231,7 @@ def _wanted(key: str, kind: str, value: Any) -> str | None:
         whole = number and isinstance(value, int) and 0 <= value <= MOST_TOKENS
         return None if whole else f"a number of tokens from 0 to {MOST_TOKENS:,}, 0 for no limit"
     if kind == "float":
-        most = MOST_SECONDS if key.endswith("_s") else 1.0
+        most = next((most for unit, most in MOST.items() if key.endswith(unit)), 1.0)
         return None if number and 0 <= value <= most else f"a number from 0 to {most:g}"
     listed = isinstance(value, list) and all(isinstance(word, str) and word in KINDS for word in value)
     return None if listed else f"a list of {', '.join(KINDS)}"

@@ -20,6 +20,8 @@ class Pipeline:
 
     def __init__(self, latency: ComposedLatency) -> None:
         self._latency = latency
+        self.launched_s = 0.0
+        """When the host had launched the step priced last, s from the end of the step before; 0 if by then."""
         self._ahead = 0.0
 
     def rest(self) -> None:
@@ -29,10 +31,10 @@ class Pipeline:
     def seconds(self, shape: StepShape, /) -> float:
         """Return the time from the end of the step before to the end of this one, s."""
         work = self._latency.phases(shape)
-        host = self._latency.engine.host_s(work.rows)
-        late = host - self._ahead
+        late = self._latency.host_s(work.rows) - self._ahead
         launched = late + work.launch_target_s + work.launch_draft_s
         seconds = max(max(late, 0.0) + work.gpu_s, launched)
         # the host goes on when it has launched this step and has the tokens of the one before, which is at its start
-        self._ahead = seconds - max(launched, 0.0)
+        self.launched_s = max(launched, 0.0)
+        self._ahead = seconds - self.launched_s
         return seconds
