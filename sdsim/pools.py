@@ -14,7 +14,7 @@ from sdsim.fleet import Autoscale, Failure, FleetPlan, Member
 from sdsim.gpus import load_gpu
 from sdsim.latency.calibrated import make_kernels
 from sdsim.latency.composition import ComposedLatency
-from sdsim.latency.engine_overhead import load_engine
+from sdsim.latency.engine_overhead import EngineOverhead, load_engine
 from sdsim.latency.prices import MisjudgedPrices, Prices
 from sdsim.models import Model, load_model
 from sdsim.prefix import Prefixes
@@ -39,6 +39,7 @@ class System:
     prices: Prices
     believed: Prices
     """What policies go by: the same, unless the scenario has a `price_error`."""
+    engine: EngineOverhead
 
 
 def make_system(scenario: Scenario, engine: str | None = None) -> System:
@@ -60,7 +61,7 @@ def make_system(scenario: Scenario, engine: str | None = None) -> System:
     prices = believed = Prices(*priced)
     if scenario.price_error:
         believed = MisjudgedPrices(*priced, scenario.price_error)
-    return System(target, draft, latency, routing, prices, believed)
+    return System(target, draft, latency, routing, prices, believed, overhead)
 
 
 def make_collectives(scenario: Scenario) -> Collectives:
@@ -82,15 +83,15 @@ class Pool:
         """*lengths*: none where no drafter is loaded."""
         self.scenario, self.system, self.policy = scenario, system, policy
         self.loads_drafter, self.lengths = bool(lengths), lengths or (0,)
-        self.latency = system.latency(self.lengths[-1], self.loads_drafter)
         self.memory = self._memory()
+        self.latency = system.latency(self.lengths[-1], self.loads_drafter)
 
     def _memory(self) -> Memory:
         def blocks(draft: Draft | None, longest: int) -> int:
             s, r = self.scenario, self.scenario.replica
             gpu = load_gpu(s.gpus.name)
             memory = (r.memory_fraction, r.max_num_seqs, r.max_num_batched_tokens)
-            taken = self.latency.engine.memory_bytes
+            taken = self.system.engine.memory_bytes
             return kv_blocks(self.system.target, draft, gpu, s.layout, *memory, longest, s.block_size, taken)
 
         without = blocks(None, 0)
@@ -100,7 +101,8 @@ class Pool:
         """Return what a fresh replica can hold."""
         spec = self.scenario.replica
         blocks = self.memory.with_drafter if self.loads_drafter else self.memory.without_drafter
-        budget = spec.max_num_batched_tokens - self.latency.added_positions(spec.max_num_seqs)
+        kind = self.system.draft.kind if self.system.draft and self.loads_drafter else None
+        budget = spec.max_num_batched_tokens - self.system.engine.added_positions(spec.max_num_seqs, kind)
         return Limits(spec.max_num_seqs, budget, blocks, self.scenario.block_size, self.lengths[-1])
 
     def longest_request(self) -> int:

@@ -80,7 +80,6 @@ class Price:
         self._pipeline = Pipeline(latency)
         self.rest = self._pipeline.rest
         self.seconds = self._pipeline.seconds if self.works_ahead else latency.seconds
-        self.added_positions = latency.added_positions
 
     @property
     def launched_s(self) -> float:

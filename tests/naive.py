@@ -35,8 +35,6 @@ class Price(Protocol):
         """When a host that works ahead had launched the step priced last, s after its beginning."""
         ...
 
-    def added_positions(self, requests: int) -> int: ...
-
 
 Pools = tuple[int, int]
 """KV blocks with a drafter and without."""
@@ -175,8 +173,10 @@ class Replica:
         """Section 3."""
         self.evicted = False
         self.blocks_for_rows()
-        limits = self.scenario.replica
-        budget = limits.max_num_batched_tokens - self.price.added_positions(limits.max_num_seqs)
+        limits, slots = self.scenario.replica, 0
+        if self.loads_drafter and self.system.draft.kind == "model":
+            slots = self.system.engine.draft_slots
+        budget = limits.max_num_batched_tokens - slots * limits.max_num_seqs
         rows: list[Request] = []
         for row in [r for r in self.running if r.decoding]:  # rule 3.2
             if 1 + len(row.pending) > budget:

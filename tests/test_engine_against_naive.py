@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from sdsim.scenario import Scenario, scenario_from_mapping
-from tests import naive
 from tests.awkward_policies import CUSTOM
 from tests.both_simulators import agree, run_naive
 
@@ -209,9 +208,6 @@ def test_tokens_of_a_host_that_works_ahead_wait_for_the_launch_behind_them():
     record = agree(hard(workload=workload, replica=wide, **AHEAD), (4000, 4000))
     assert record.rules["2 handed out late"] > 10
     assert record.rules["2 comes before the next choice"] > 10
-    ends = {s["start_s"] + s["seconds"] for s in record.steps}
-    late = [r for r in record.requests if not any(naive.close(r.first_token_s, end) for end in ends)]
-    assert len(late) > 10
 
 
 def test_a_draft_models_slots_come_out_of_the_budget():

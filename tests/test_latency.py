@@ -185,6 +185,9 @@ def test_steps_above_the_capture_limit_are_launched_layer_by_layer():
     assert piecewise.launch_target_s(moe, eager=False, alike=False) == pytest.approx(48e-3)
     assert piecewise.launch_target_s(moe, eager=False, alike=True) == 0
     assert piecewise.launch_target_s(moe, eager=True, alike=False) == 0, "a step without graphs has no pieces"
+    counted = EngineOverhead("x", capture_limit=512, host_new_count_s=1e-3)
+    found = [counted.launch_target_s(moe, eager, alike) for eager in (True, False) for alike in (True, False)]
+    assert found == [0.0, 1e-3, 0.0, 0.0], "rows that are alike come again and again, captured counts were met before"
     priced = prices("qwen3-30b-a3b", engine=engine)
     assert priced.cost(512, 0, 128).components["host"] == 0.0
     assert priced.cost(520, 0, 128).components["host"] == pytest.approx(96e-3)

@@ -112,7 +112,7 @@ def _blocks(scenario: Scenario, system: System, longest: int) -> int:
     spec, draft = scenario.replica, system.draft if longest else None
     limits = (spec.memory_fraction, spec.max_num_seqs, spec.max_num_batched_tokens)
     gpu = load_gpu(scenario.gpus.name)
-    taken = system.latency().engine.memory_bytes
+    taken = system.engine.memory_bytes
     return kv_blocks(system.target, draft, gpu, scenario.layout, *limits, longest, scenario.block_size, taken)
 
 

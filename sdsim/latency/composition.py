@@ -187,10 +187,6 @@ class ComposedLatency:
         """Return the host's time of a step of *rows* rows beside its launches."""
         return self.engine.host_s(rows, self._draft_kind)
 
-    def added_positions(self, requests: int) -> int:
-        """Return the positions that a drafter's first pass has for *requests* beyond those of the step itself."""
-        return self.engine.added_positions(requests, self._draft_kind)
-
     @property
     def works_ahead(self) -> bool:
         """Whether the host schedules a step while the one before runs."""
@@ -269,7 +265,7 @@ class ComposedLatency:
         if self.draft is None or shape.drafter == "dropped" or self.draft.model is None:
             return
         keep_up = shape.verify_tokens + shape.prefill_tokens + shape.catch_up_tokens
-        keep_up += self.added_positions(shape.rows + shape.prefill_rows)
+        keep_up += self.engine.added_positions(shape.rows + shape.prefill_rows, self._draft_kind)
         bill.charge_all("draft", self._draft_pass(keep_up, shape.draft_rows if shape.draft_length else 0))
         if shape.draft_length > 1:
             bill.charge_all("draft", self._draft_pass(shape.draft_rows, shape.draft_rows), shape.draft_length - 1)

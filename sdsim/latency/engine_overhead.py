@@ -82,6 +82,8 @@ class EngineOverhead:
     """Launching one layer's routed experts without a graph."""
     host_shared_s: float = 0.0
     """Launching one layer's shared expert without a graph."""
+    host_new_count_s: float = 0.0
+    """Without a graph, what a step costs beside its launches at a token count that the host has not met: a mean."""
     host_piece_layer_s: float = 0.0
     """Launching one layer's attention, and the graph of all between it and the next, where rows are not alike."""
     host_draft_layer_s: float = 0.0
@@ -134,11 +136,13 @@ class EngineOverhead:
         """Return the host's time to launch *target*: *eager* without graphs, in one graph if rows are *alike*.
 
         vLLM captures whole steps of rows with as many tokens each. Any other batch, one with prompts above all, runs in
-        graphs of what is between the layers' attention, which is launched layer by layer.
+        graphs of what is between the layers' attention, which is launched layer by layer. Without graphs, such a batch
+        mostly has a token count of its own.
         """
         if not eager:
             return 0.0 if alike else target.layers * self.host_piece_layer_s
         seconds = target.layers * self.host_layer_s + target.moe_layers * self.host_experts_s
+        seconds += 0.0 if alike else self.host_new_count_s
         return seconds + (target.moe_layers * self.host_shared_s if target.shared_intermediate else 0.0)
 
     def launch_draft_s(self, drafter: Model) -> float:
