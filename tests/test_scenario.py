@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,27 @@ def test_paths_start_from_the_scenario_s_folder(tmp_path, monkeypatch):
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     assert load(elsewhere, yaml.safe_dump(scenario.resolved())) == scenario
+
+
+def test_paths_start_from_the_working_directory_where_the_folder_has_none(tmp_path, monkeypatch):
+    """What --set names is where the shell completes it; the scenario's own folder goes first."""
+    folder, here = tmp_path / "scenarios", tmp_path / "here"
+    folder.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    text = "model: qwen3-30b-a3b\ngpus: h200\nworkload: {kind: trace, format: azure, path: x.csv}\n"
+    calibration = sorted(Path(str(resources.files("sdsim") / "data/calibrations")).glob("h200*.json"))[0]
+    for name, content in (("x.csv", ""), ("mine.json", calibration.read_text())):
+        (here / name).write_text(content)
+    (here / "slow.json").write_text('{"schema": 2, "name": "slow"}')
+    (folder / "s.yaml").write_text(text)
+    found = load_scenario(folder / "s.yaml", ["calibration=mine.json", "engine=slow.json"])
+    assert found.workload.path == here / "x.csv"
+    assert (found.calibration, found.engines) == (str(here / "mine.json"), (str(here / "slow.json"),))
+    (folder / "x.csv").write_text("")
+    assert load_scenario(folder / "s.yaml").workload.path == folder / "x.csv"
+    with pytest.raises(ScenarioError, match=r"no trace at 'y.csv'; .* or the working directory"):
+        load_scenario(folder / "s.yaml", ["workload.path=y.csv"])
 
 
 def test_a_servegen_trace_may_be_a_folder_and_others_not(tmp_path):

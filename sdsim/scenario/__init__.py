@@ -87,8 +87,10 @@ def _draft(value: object) -> object:
 def _engine(name: str, info: ValidationInfo) -> str:
     from sdsim.latency.engine_overhead import engine_names, load_engine
 
+    if name not in engine_names() and name.endswith(".json"):
+        name = str(existing(name, info) or name)
     ask(lambda: load_engine(name, folder(info)))
-    return name if name in engine_names() else str(existing(name, folder(info)) or name)
+    return name
 
 
 def _network(name: str) -> str:
@@ -101,10 +103,10 @@ def _network(name: str) -> str:
 def _collectives(name: str, info: ValidationInfo) -> str:
     from sdsim.latency.collectives import check_collectives
 
-    gpus = info.data.get("gpus")
+    name, gpus = str(existing(name, info) or name), info.data.get("gpus")
     if gpus is not None:
         ask(lambda: check_collectives(name, folder(info), gpus.name))
-    return str(existing(name, folder(info)) or name)
+    return name
 
 
 PRICE_ERROR = Span(-1, open_low=True)
@@ -279,8 +281,8 @@ def policy_spec(word: object, place: str) -> PolicySpec:
 def load_scenario(path: str | os.PathLike[str], overrides: Sequence[str] = (), allow_code: bool = False) -> Scenario:
     """Return the scenario in the YAML file at *path*, with *overrides* (`key.sub=value`) carried out in turn.
 
-    Relative paths in it start from the file's folder. Policies that the file itself names as module:Class are run with
-    *allow_code* only. Raises ScenarioError with one line a mistake.
+    Relative paths start from the file's folder; where nothing is there, from the working directory. Policies that the
+    file itself names as module:Class are run with *allow_code* only. Raises ScenarioError with one line a mistake.
     """
     file = Path(path)
     return validated(read_scenario(file, overrides), file.absolute().parent, file.stem, allow_code)

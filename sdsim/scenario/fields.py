@@ -81,10 +81,13 @@ def folder(info: ValidationInfo) -> Path:
     return where
 
 
-def existing(path: str | Path, start: Path) -> Path | None:
-    """Return the absolute path of *path*, relative to *start*, if there is anything."""
+def existing(path: str | Path, info: ValidationInfo) -> Path | None:
+    """Return the absolute path of *path*, if there is anything: from the scenario's folder, else from here.
+
+    What `--set` names stands where the shell completes it: in the working directory.
+    """
     try:
-        return (start / path).resolve() if (start / path).exists() else None
+        return next(((start / path).resolve() for start in (folder(info), Path()) if (start / path).exists()), None)
     except (OSError, ValueError):
         return None
 

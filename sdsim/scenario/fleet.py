@@ -38,10 +38,12 @@ def _gpus(gpus: GpuCount) -> GpuCount:
 def _calibration(name: str, info: ValidationInfo) -> str:
     from sdsim.latency.calibrated import check_calibration
 
-    gpus = info.data.get("gpus")
-    if name != ROOFLINE and gpus is not None:
+    if name == ROOFLINE:
+        return name
+    name, gpus = str(existing(name, info) or name), info.data.get("gpus")
+    if gpus is not None:
         ask(lambda: check_calibration(name, folder(info), gpus.name))
-    return str(existing(name, folder(info)) or name)
+    return name
 
 
 def check_layout(gpus: GpuCount, replica: ReplicaSpec) -> None:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -79,7 +78,7 @@ def model_name(model: str, info: ValidationInfo, draft: bool = False) -> str:
     ask(lambda: (check_draft_name if draft else check_model_name)(model, folder(info)))
     if model.strip().lower() in model_names():
         return model
-    return str(existing(model, folder(info)) or existing(model, Path()) or model)
+    return str(existing(model, info) or model)
 
 
 class ReplicaSpec(Spec):
@@ -106,7 +105,7 @@ def policy_kind(kind: str, info: ValidationInfo) -> str:
     module, _, name = kind.rpartition(":")
     if not module.endswith(".py"):
         return kind
-    return f"{existing(module, folder(info)) or existing(module, Path()) or module}:{name}"
+    return f"{existing(module, info) or module}:{name}"
 
 
 class PolicySpec(Spec):

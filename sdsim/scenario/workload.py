@@ -202,10 +202,11 @@ class TraceWorkload(WorkloadSpec):
     @classmethod
     def _find(cls, path: object, info: ValidationInfo) -> Path:
         path = name(str(path) if isinstance(path, Path) else path)
-        found = existing(path, folder(info))
+        found = existing(path, info)
         if found is not None and (found.is_file() or info.data.get("format", "servegen") == "servegen"):
             return found
-        allowed = f"allowed: a trace file, or with format servegen a folder, from {folder(info).absolute()}"
+        start = f"from {folder(info).absolute()} or the working directory"
+        allowed = f"allowed: a trace file, or with format servegen a folder, {start}"
         raise ValueError(f"no trace at {path!r}; {allowed}; check the path")
 
     @field_validator("lengths")
