@@ -11,6 +11,7 @@ from typing import Any
 
 from sdsim.command import (
     OK,
+    Parser,
     add_allow_code,
     add_changes,
     add_jobs,
@@ -34,9 +35,9 @@ EXAMPLE = """examples:
   python -m sdsim.capacity scenarios/steady.yaml --front 4/s,8/s,16/s,32/s --policy off --policy goodput"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.capacity",
         description="Find the highest mean arrival rate at which a share of the requests meets every SLO, policy by "
         "policy; or the front of tokens/s per GPU against tokens/s per user.",

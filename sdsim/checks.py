@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from sdsim.policies import get_policy
 from sdsim.scenario import PolicySpec, Scenario
 
+LONGEST_TARGETS = {"ttft": 300.0, "tpot": 2.0}
+"""Seconds that nobody waits for a first or a further token."""
+
 
 def doubtful(scenario: Scenario) -> list[str]:
     """Return warnings about *scenario*, one line each: the key, what is odd about it, and what to do."""
-    checks = (_step_budget, _traffic, _slo, _seeds, _warmup, _unused_draft)
+    checks = (_step_budget, _traffic, _slo, _slo_units, _seeds, _warmup, _unused_draft)
     return [warning for check in checks for warning in check(scenario)]
 
 
@@ -48,6 +51,16 @@ def _traffic(scenario: Scenario) -> Iterator[str]:
             f"workload.period: the first peak comes after {calm_s:g} s, when the run is over ({end_s:g} s); "
             "shorten the period, or raise until and limit"
         )
+
+
+def _slo_units(scenario: Scenario) -> Iterator[str]:
+    """Warn of targets in seconds that were meant in milliseconds: 50 is 50 s."""
+    targets = {"slo": scenario.slo, **{f"classes.{name}.slo": one.slo for name, one in scenario.classes.items()}}
+    for place, slo in targets.items():
+        for key, most in LONGEST_TARGETS.items():
+            seconds = getattr(slo, key, None)
+            if seconds is not None and seconds >= most:
+                yield f"{place}.{key}: {seconds:g} s is met by almost anything; write {seconds:g}ms if you mean that"
 
 
 def _slo(scenario: Scenario) -> Iterator[str]:

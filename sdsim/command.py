@@ -6,12 +6,14 @@ import argparse
 import gc
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-from sdsim.errors import CapacityError, PolicyError, ScenarioError, SdsimError
+from sdsim.errors import CapacityError, PolicyError, ScenarioError, SdsimError, did_you_mean
 
 OK, BAD_INPUT, SLO_MISSED, OUT_OF_TOLERANCE, INTERRUPTED = 0, 2, 3, 4, 130
 CHANGE = re.compile(r"[\w.]+=")
@@ -31,12 +33,23 @@ def run_command(main: Callable[[Sequence[str]], int]) -> None:
         print(error, file=sys.stderr)
         code = BAD_INPUT
     except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end is near: a second one would only break it
         print(f"interrupted; {str(stop) or 'nothing was written'}", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
     sys.exit(code)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that names the option which an unknown one was meant for."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and *message*, and exit with 2."""
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        near = (did_you_mean(word, self._option_string_actions) for word in unknown if word.startswith("--"))
+        super().error(message + next(filter(None, near), ""))
 
 
 def add_changes(p: argparse.ArgumentParser) -> None:

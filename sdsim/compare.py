@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sdsim.command import (
     OK,
+    Parser,
     add_allow_code,
     add_changes,
     add_jobs,
@@ -34,9 +35,9 @@ EXAMPLE = """examples:
   python -m sdsim.compare runs/bursty runs/bursty-2 --json"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.compare",
         description="Compare two or more sides seed by seed, on the same requests and acceptances. Policies of one "
         "scenario are held against the first; scenario files and run folders against the first of them, policy by "
@@ -82,6 +83,9 @@ def _runs(options: argparse.Namespace) -> Iterator[Run]:
         files = {str(options.scenario): load_scenario(options.scenario, overrides(options, options.sides), code)}
         yield from _simulated(files, options.jobs)
         return
+    if missing := [word for word in options.sides if not Path(word).exists()]:
+        allowed = "allowed: scenario files and run folders, or policies of the scenario that --scenario FILE names"
+        raise ScenarioError(*(f"{w}: no such file; {allowed}; check the path, or add --scenario" for w in missing))
     folders = {word: Path(word) for word in options.sides if Path(word).is_dir()}
     if folders and overrides(options, ()):
         found = f"{next(iter(folders))}: is a run folder, which --set, --seed and --seeds cannot change"

@@ -18,6 +18,7 @@ from sdsim.agreement.tolerance import Tolerances, parse_tolerances
 from sdsim.command import (
     OK,
     OUT_OF_TOLERANCE,
+    Parser,
     add_allow_code,
     add_plots,
     placing_errors,
@@ -37,9 +38,9 @@ EXAMPLE = """examples:
 WAYS = "give --measured FILE, a SCENARIO, --model with --on, --collectives FILE, or --leave-out"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.crosscheck",
         description="Compare predictions with measurements: of a file, or made now on this machine's GPU.",
         epilog=EXAMPLE,

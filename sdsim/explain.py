@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdsim.command import OK, add_allow_code, run_command
+from sdsim.command import OK, Parser, add_allow_code, run_command
 from sdsim.errors import ScenarioError
 from sdsim.explanation import explain_request, explain_step
 from sdsim.result import Result, to_json
@@ -17,9 +17,9 @@ EXAMPLE = """examples:
   python -m sdsim.explain runs/steady/fixed-2-seed-1 --request 17"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.explain",
         description="Run a recorded run again, and explain one step's draft length or tell one request's life.",
         epilog=EXAMPLE,

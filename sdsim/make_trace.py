@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from sdsim.arrivals import Segments, piecewise, unit_arrivals
-from sdsim.command import run_command
+from sdsim.command import Parser, run_command
 from sdsim.lengths import length_table
 from sdsim.policy import FloatArray
 from sdsim.streams import stream
@@ -106,9 +106,9 @@ def write(path: Path, kind: str, seconds: float, seed: int) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.make_trace",
         description="Write a generated request trace.",
         epilog=EXAMPLE,
@@ -129,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         p.error(f"--seconds {options.seconds:g}; over 0 and up to 1e7 is allowed; give another length")
     count, digest = write(options.out, options.kind, options.seconds, options.seed)
     sys.stdout.write(f"{options.out}: {count} requests in {options.seconds:g} s; SHA-256 of the text {digest}\n")
+    sys.stdout.write(f"replay it with --set 'workload={{kind: trace, format: jsonl, path: {options.out}}}'\n")
     return 0
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sdsim.command import OK, run_command, whole_numbers
+from sdsim.command import OK, Parser, run_command, whole_numbers
 from sdsim.errors import ScenarioError
 from sdsim.latency.prices import Prices
 from sdsim.policies.acceptance_estimate import tokens_per_step
@@ -23,9 +23,9 @@ EXAMPLE = """example:
   python -m sdsim.predict --model qwen2-57b-a14b --draft qwen2-0.5b --gpu h200 --batch 1,8,32 --draft-length 0,2,4"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.predict",
         description="Predict a decode step and the speedup of speculation, over batch and draft length.",
         epilog=EXAMPLE,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sdsim.adapters.prices import PriceTable, tabulate
-from sdsim.command import OK, add_allow_code, parsed, run_command, whole_numbers
+from sdsim.command import OK, Parser, add_allow_code, parsed, run_command, whole_numbers
 from sdsim.errors import ScenarioError
 from sdsim.latency.prices import Prices
 from sdsim.policies.lengths import LONGEST
@@ -28,9 +28,9 @@ CHECKED = 400
 ABOUT = ("model", "draft", "gpus", "engine", "calibration", "routing")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.price_table",
         description="Write the step prices of a scenario's models on its GPUs, for a policy in a live engine.",
         epilog=EXAMPLE,

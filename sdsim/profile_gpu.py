@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sdsim.command import OK, run_command
+from sdsim.command import OK, Parser, run_command
 from sdsim.errors import CalibrationError, ScenarioError
 from sdsim.files import read_json, read_text, reason
 from sdsim.latency.calibration import SCHEMA
@@ -33,9 +33,9 @@ MISSING = "profile_gpu needs a checkout with kernels/, and torch and triton: pip
 NO_ENGINE = "--engine: {error}; install the engine where this runs, or leave the option out to time our kernels"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.profile_gpu",
         description="Measure the kernels of some models on this GPU, and write a calibration file.",
         epilog=EXAMPLE,

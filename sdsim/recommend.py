@@ -11,6 +11,7 @@ from typing import Any
 from sdsim.checks import doubtful
 from sdsim.command import (
     OK,
+    Parser,
     add_allow_code,
     add_changes,
     add_jobs,
@@ -41,9 +42,9 @@ ABOUT_RUNS = 40
 """What the progress bar expects; searches end earlier or later."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.recommend",
         description="Find the best policy and draft lengths for a scenario, how sure that is, the acceptance at which "
         "it would be none, the fewest GPUs that hold the SLOs, and the engine's configuration.",

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdsim.command import OK, add_allow_code, run_command
+from sdsim.command import OK, Parser, add_allow_code, run_command
 from sdsim.result import Result
 from sdsim.run_folder import find_runs, read_run
 
@@ -16,9 +16,9 @@ EXAMPLE = """examples:
 REPORT = "report.html"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.report_html",
         description="Write one HTML file, readable offline, that compares finished runs.",
         epilog=EXAMPLE,

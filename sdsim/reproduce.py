@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdsim.command import OK, add_plots, run_command
+from sdsim.command import OK, Parser, add_plots, run_command
 from sdsim.reproduction.answer import reproduce
 from sdsim.result import to_json
 from sdsim.whole import refuse_existing, write_folder
@@ -17,9 +17,9 @@ EXAMPLE = """examples:
   python -m sdsim.reproduce --points figure4.csv --measured tests/records/executor-qwen2-57b-a14b.jsonl --out moesd"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.reproduce",
         description="Reproduce MoESD (arXiv 2505.19645): fit its model, and set its tables and figures beside ours.",
         epilog=EXAMPLE,

@@ -13,6 +13,7 @@ from sdsim.checks import doubtful
 from sdsim.command import (
     OK,
     SLO_MISSED,
+    Parser,
     add_allow_code,
     add_changes,
     add_jobs,
@@ -37,9 +38,9 @@ EXAMPLE = """example:
   python -m sdsim.run scenarios/bursty.yaml --set workload.rate=20/s --policy goodput --seeds 5"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.run",
         description="Replay a scenario on a simulated cluster and compare its policies.",
         epilog=EXAMPLE,
@@ -95,7 +96,7 @@ def main(words: Sequence[str]) -> int:
             print(f"warning: {text}", file=sys.stderr)
         print(to_json(runs[0] if len(runs) == 1 else {"runs": runs}))
     elif not options.quiet:
-        show(scenario, groups, runs, folder, time.perf_counter() - started)
+        show(scenario, groups, runs, files(options, folder, len(results)), time.perf_counter() - started)
     return exit_code(groups, options.slo_attainment) if options.require_slo else OK
 
 
@@ -188,7 +189,7 @@ def warnings(scenario: Scenario, groups: Sequence[Comparison]) -> list[str]:
 
 
 def show(
-    scenario: Scenario, groups: Sequence[Comparison], runs: list[dict[str, Any]], folder: Path | None, wall_s: float
+    scenario: Scenario, groups: Sequence[Comparison], runs: list[dict[str, Any]], written: Sequence[str], wall_s: float
 ) -> None:
     """Print the table, the verdict and where the files are."""
     from rich.console import Console
@@ -200,9 +201,21 @@ def show(
     seeds = f"{scenario.seeds} seeds" if scenario.seeds > 1 else f"seed {scenario.seed}"
     line = f"{scenario.name} · {scenario.model} · {' + '.join(pools)} · {seeds}"
     fleets = [fleet_line(run) for run in runs if "fleet" in run]
-    notes = [*fleets, *warnings(scenario, groups), *([f"files: {folder}"] if folder else []), f"{wall_s:.1f} s"]
+    notes = [*fleets, *warnings(scenario, groups), *written, f"{wall_s:.1f} s"]
     lines = [text for group in groups for text in verdict(group)]
     print_runs(Console(), runs, line, lines, notes)
+
+
+def files(options: argparse.Namespace, folder: Path | None, runs: int) -> list[str]:
+    """Return where to find what was written, and what opens it."""
+    if folder is None:
+        return []
+    traces = folder / ("*/trace.json.gz" if runs > 1 else "trace.json.gz")
+    return [
+        f"files: {folder}",
+        *([f"page: {folder / 'report.html'}"] if options.html else []),
+        *([f"traces: {traces}, for https://ui.perfetto.dev"] if options.trace else []),
+    ]
 
 
 def fleet_line(run: dict[str, Any]) -> str:

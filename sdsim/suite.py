@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sdsim.command import BAD_INPUT, OK, add_jobs, check_jobs, overrides, parsed, run_command
+from sdsim.command import BAD_INPUT, OK, Parser, add_jobs, check_jobs, overrides, parsed, run_command
 from sdsim.errors import ScenarioError
 from sdsim.experiment import Cell, cells, told_apart
 from sdsim.fingerprint import run_digest
@@ -51,9 +51,9 @@ EXAMPLE = """examples:
   python -m sdsim.suite --seeds 20 --resume --out suite.json"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.suite",
         description="Run policies on every scenario of a folder, and rank them against an oracle.",
         epilog=EXAMPLE,

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from sdsim.command import BAD_INPUT, OK, add_allow_code, add_jobs, check_jobs, run_command
+from sdsim.command import BAD_INPUT, OK, Parser, add_allow_code, add_jobs, check_jobs, run_command
 from sdsim.errors import ScenarioError, SdsimError
 from sdsim.experiment import Cell
 from sdsim.fingerprint import texts_digest
@@ -36,9 +36,9 @@ SHOWN = 5
 """Kinds of failures that are named."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.sweep",
         description="Run every combination of a sweep's axes, and write a table with one row a run.",
         epilog=EXAMPLE,

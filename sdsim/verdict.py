@@ -15,6 +15,11 @@ from sdsim.scenario import Scenario
 from sdsim.simulation import make_system
 from sdsim.statistics import relative_gain
 
+MANIFOLD = 9.0
+"""Gains from which on they are said as multiples."""
+NOTHING = 0.001
+"""Gains that matter to nobody, however sure they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -69,12 +74,16 @@ def _gain(comparison: Comparison, ours: str, theirs: str) -> str:
     if not min(comparison.values(theirs)):
         return f"{theirs} has none"
     gain, found = relative_gain(comparison.values(ours), comparison.values(theirs))
+    more = f"{1 + gain:,.3g} times that of {theirs}" if gain >= MANIFOLD else f"{gain:+.1%} over {theirs}"
     if found is None:
-        return f"{gain:+.1%} over {theirs} (one seed, so no interval: use --seeds 5)"
+        return f"{more} (one seed, so no interval: use --seeds 5)"
     low, high = found
-    sure = "" if low > 0 or high < 0 else ", so no evidence of a difference"
     seeds = len(comparison.values(ours))
-    return f"{gain:+.1%} over {theirs} (95% interval {low:+.1%} to {high:+.1%}, {seeds} seeds{sure})"
+    if max(abs(low), abs(high)) < NOTHING:
+        return f"less than {NOTHING:.1%} over {theirs} ({seeds} seeds), which makes no difference"
+    span = f"{1 + low:,.3g} to {1 + high:,.3g}" if gain >= MANIFOLD else f"{low:+.1%} to {high:+.1%}"
+    sure = "" if low > 0 or high < 0 else ", so no evidence of a difference"
+    return f"{more} (95% interval {span}, {seeds} seeds{sure})"
 
 
 def _flip(comparison: Comparison, winner: str) -> list[str]:
@@ -89,12 +98,22 @@ def _flip(comparison: Comparison, winner: str) -> list[str]:
     rows = max(round(comparison.mean(policy, "mean_batch")), 1)
     length = max(round(comparison.mean(policy, "mean_draft_length", "speculation")), 1)
     rate = flip_acceptance(make_system(scenario).prices, rows, length, _context(comparison.runs[policy][0]))
-    names = comparison.runs[policy][0].class_names
-    mean = make_acceptance(scenario.acceptance, scenario.seed, names).mean_rate
+    mean = float(np.mean([_acceptance(result) for result in comparison.runs[policy]]))
     where = f"At {policy}'s mean batch of {rows} rows"
     if rate is None:
         return [f"{where}, drafting {length} does not pay at any acceptance (the scenario's mean is {mean:.2f})."]
     return [f"{where}, drafting {length} pays above an acceptance of {rate:.2f} (the scenario's mean is {mean:.2f})."]
+
+
+def _acceptance(result: Result) -> float:
+    """Return the mean conditional acceptance of the requests that arrived, or of the positions of a law by position."""
+    scenario, arrived = result.scenario, result.requests
+    assert scenario.acceptance is not None
+    law = make_acceptance(scenario.acceptance, scenario.seed, result.class_names)
+    if law.positions is not None or not len(arrived["arrival_s"]):
+        return law.mean_rate
+    ids, classes = (arrived[name].astype(np.int64) for name in ("request_id", "request_class"))
+    return float(law.request_rates(ids, classes).mean())
 
 
 def _context(result: Result) -> float:

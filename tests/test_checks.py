@@ -36,6 +36,8 @@ def test_nothing_is_said_about_a_good_scenario():
             "workload.period: the first peak comes after 150 s",
         ),
         ({"slo": {}}, "slo: no target"),
+        ({"slo": {"tpot": 50}}, "slo.tpot: 50 s is met by almost anything; write 50ms"),
+        ({"classes": {"default": {"slo": {"ttft": 500}}}}, "classes.default.slo.ttft: 500 s is met by almost"),
         ({"slo": {"e2e": "1h"}}, "until: 1200 s is shorter than the SLO"),
         ({"slo": {"ttft": "2s", "e2e": "1s"}}, "slo.e2e: 1 s is below ttft"),
         ({"policy": ["off", "goodput"]}, "seeds: one seed gives no interval for the differences between 2 policies"),

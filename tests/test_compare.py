@@ -212,6 +212,7 @@ def test_bad_sides_are_refused(small, tmp_path):
         (small, small): "found one side, fixed-3",
         (small, tmp_path / "none.yaml"): "no such file",
         (small, tmp_path): "holds no run",
+        ("off", "goodput"): "off: no such file.*policies of the scenario that --scenario FILE names",
         (small, folder, "--set", "seed=2"): "a run folder, which --set",
         (two, small): "has no counterpart among two off, two goodput",
         ("off", "goodpt", "--scenario", small): "did you mean goodput",

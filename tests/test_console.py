@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sdsim.metrics import Slo, summarise
 from sdsim.recorder import Recorder
-from sdsim.report.console import predict_table, print_runs, quality_line
+from sdsim.report.console import predict_table, print_runs, quality_line, quality_lines
 from sdsim.report.numerals import number, percent, time_unit, with_interval
 from sdsim.report.progress import clock, finished_runs, simulated_progress
 from sdsim.report.sheet import Column, Sheet
@@ -183,7 +183,9 @@ def test_colour_only_on_a_terminal() -> None:
 
 def test_quality_is_a_range_where_runs_differ() -> None:
     assert quality_line([EXTRAPOLATED]) == "predicted GPU time: 0% measured, 0% interpolated, 100% extrapolated"
+    assert quality_lines([EXTRAPOLATED])[1].endswith("until sdsim.profile_gpu times such steps")
     mixed = {"measured": 0.8, "interpolated": 0.15, "extrapolated": 0.05}
+    assert len(quality_lines([mixed])) == 1
     text = quality_line([EXTRAPOLATED, mixed])
     assert text == "predicted GPU time: 0 to 80% measured, 0 to 15% interpolated, 5 to 100% extrapolated"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,9 @@ LONG = {"run": ("--set", "workload.limit=100000"), "sweep": (), "profile": ()}
 BEGUN = {"sweep": "many.parquet.journal", "profile": "h200.json.part"}
 
 
+@pytest.mark.parametrize("times", [1, 30])
 @pytest.mark.parametrize("name", LONG)
-def test_an_interrupt_ends_all_processes_with_one_line(name: str, tmp_path: Path) -> None:
+def test_an_interrupt_ends_all_processes_with_one_line(name: str, times: int, tmp_path: Path) -> None:
     prepare(tmp_path)
     killer = Killer(tmp_path, seed=1)
     process = killer.start(name, *LONG[name])
@@ -45,7 +47,10 @@ def test_an_interrupt_ends_all_processes_with_one_line(name: str, tmp_path: Path
         time.sleep(0.005)
     time.sleep(0 if name in BEGUN else 0.5)
     assert process.pid is not None
-    os.killpg(process.pid, signal.SIGINT)
+    for _ in range(times):  # the impatient press it again
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        process.join(0.01)
     process.join(20)
     said = killer.said(name)
     process.kill()

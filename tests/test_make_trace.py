@@ -11,6 +11,7 @@ import pytest
 
 from sdsim.errors import ScenarioError
 from sdsim.make_trace import lines, main
+from sdsim.scenario import load_scenario
 from sdsim.trace_readers import open_trace
 
 TRACES = Path(__file__).resolve().parents[1] / "traces"
@@ -32,7 +33,11 @@ def test_the_same_options_give_the_same_bytes(tmp_path: Path, capsys: pytest.Cap
     for name in ("a", "b"):
         assert main(["--kind", "conv", "--seconds", "60", "--seed", "5", "--out", str(tmp_path / name)]) == 0
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert capsys.readouterr().out.startswith(f"{tmp_path / 'a'}: ")
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path / 'a'}: ")
+    replay = said.splitlines()[1].partition(" --set ")[2].strip("'")
+    steady = Path(__file__).parent.parent / "scenarios/steady.yaml"
+    assert load_scenario(steady, [replay]).workload.kind == "trace"
     trace = open_trace("jsonl", tmp_path / "a")
     assert trace.class_names == ("chat",)
     assert sum(len(rows) for rows in trace) == sum(1 for _ in lines("conv", 60.0, 5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -12,6 +13,7 @@ from sdsim.engine_config import read_sglang_adaptive_config, read_vllm_arguments
 from sdsim.errors import PolicyError, ScenarioError
 from sdsim.latency.prices import Prices
 from sdsim.recommend import main
+from sdsim.recommendation.engines import _usual_length
 from sdsim.scenario import load_scenario
 from sdsim.simulation import make_system, simulate
 
@@ -166,6 +168,30 @@ def test_what_is_printed_holds_the_answer(small, capsys):
     said = capsys.readouterr().out
     sentences = ("Use batch-table", "over off", "Next is", "Below a mean acceptance", "1 GPU in 1 replica")
     assert all(words in " ".join(said.split()) for words in (*sentences, "--speculative-config"))
+    assert "either the table" not in said
+
+
+def test_two_ways_to_run_it_are_told_apart(small, capsys):
+    assert main([small, "--jobs", "1", "--policies", "goodput", "--for", "vllm"]) == 0
+    said = capsys.readouterr().out
+    table, live = said.index("either the table, which the engine follows"), said.index("or the policy itself, inside")
+    assert table < said.index("--speculative-config") < live < said.index("--scheduler-cls")
+
+
+@pytest.mark.parametrize(
+    ("engine", "why"), [("sglang", "with an EAGLE head or MTP only"), ("tensorrt-llm", "takes no policy")]
+)
+def test_an_engine_that_cannot_run_the_policy_says_so_first(small, capsys, engine, why):
+    found = answer(capsys, small, "--jobs", "1", "--policies", "goodput", "--for", engine)
+    assert found["policy"] == "goodput"
+    assert why in found["config"]["notes"][0]
+
+
+def test_a_single_length_suits_the_usual_batches():
+    """Of a table of short drafts for the many large batches, those that the load has decide."""
+    table = np.array([1] * 4 + [4] * 25 + [3] * 40 + [2] * 180)
+    assert [_usual_length(table, usual) for usual in ((1, 249), (5, 40), (20, 80), (1, 4))] == [2, 4, 3, 1]
+    assert _usual_length(np.array([2, 2, 0, 0]), (3, 4)) == 2
 
 
 def test_a_law_that_learns_runs_live_in_the_engine(small, capsys):

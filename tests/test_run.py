@@ -203,6 +203,29 @@ def test_bad_options_are_refused(small, option):
         main([small, "--json", *option])
 
 
+def test_misspelt_options_and_files_name_the_nearest(small, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([small, "--polcy", "off"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --polcy off; did you mean --policy?" in capsys.readouterr().err
+    with pytest.raises(ScenarioError, match=r"smal\.yaml: no such file; did you mean small\.yaml\?"):
+        main([small.replace("small.yaml", "smal.yaml")])
+
+
+def test_the_end_says_what_opens_the_files(small, tmp_path, capsys):
+    out = tmp_path / "seen"
+    words = [small, "--no-plots", "--html", "--trace", "--out", str(out)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert f"page: {out}/report.html" in said
+    assert f"traces: {out}/trace.json.gz, for https://ui.perfetto.dev" in said
+    assert (out / "report.html").exists()
+    assert (out / "trace.json.gz").exists()
+    assert main([*words[:-1], f"{out}-2", "--policy", "off", "--policy", "goodput"]) == 0
+    assert f"traces: {out}-2/*/trace.json.gz" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("seen-2/*/trace.json.gz"))) == 2
+
+
 def test_a_run_that_is_too_short_says_so_where_it_is_read(small, capsys):
     """In the notes; under --json on stderr, for stdout has one object alone."""
     line = "fixed-3: 60 requests finished, so p99 rests on 1 of them; lengthen the run"

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from sdsim.command import OK, run_command
+from sdsim.command import OK, Parser, run_command
 from sdsim.engine_metrics import estimate
 from sdsim.engine_metrics.scrape import read_interval
 from sdsim.errors import ScenarioError
@@ -18,9 +18,9 @@ EXAMPLE = """examples:
   python -m sdsim.engine_metrics --metrics before.txt after.txt --seconds 600 --lengths 0,1,4 --json"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m sdsim.engine_metrics",
         description="Estimate acceptance per position and load from the metrics of a running vLLM or SGLang.",
         epilog=EXAMPLE,

@@ -22,16 +22,16 @@ def configuration(case: Case, standing: Standing) -> dict[str, Any]:
     policy that learns has no table: the tuned one stands for it, and where the engine takes policies it runs live.
     """
     winner, tuned = standing.order[0], case.table
-    policy, table, live = case.policy(winner), tuned, None
+    policy, table, live, usual = case.policy(winner), tuned, None, usual_batches(winner)
     if winner.spec == OFF:
         table = np.zeros_like(tuned)
     elif learns(policy):
         live = (winner.spec, tuple(case.lengths_of(winner)))
     elif not winner.tuned:
-        batches, (low, high) = np.arange(1, len(tuned) + 1), usual_batches(winner)
+        batches, (low, high) = np.arange(1, len(tuned) + 1), usual
         table = np.where((low <= batches) & (batches <= high), _table(case, winner), tuned)
     prices, question = case.system.prices, case.question
-    chosen = Deployment(table, case.draft, question.drafter, prices, case.context, live)
+    chosen = Deployment(table, case.draft, question.drafter, prices, case.context, usual, live)
     written = engine_configuration(question.engine, chosen)
     return {**written, "notes": [*written["notes"], *_short_of(case, table)]}
 

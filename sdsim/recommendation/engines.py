@@ -48,6 +48,8 @@ class Deployment:
     """The drafter's weights as the engine finds them; None: by the published name of the scenario's."""
     prices: Prices
     context: float
+    usual: tuple[int, int]
+    """The least and most decode rows that are usual: a single length is to suit these."""
     live: tuple[PolicySpec, tuple[int, ...]] | None = None
     """A policy better than its table, to run in the engine, and the lengths that it chooses among."""
 
@@ -108,10 +110,12 @@ def _sglang(chosen: Deployment) -> dict[str, Any]:
         looks = "SGLang looks decoding requests up, padded to graph sizes"
         found["notes"].append(f"{ADAPTIVE_FILE} holds speculative_adaptive_config; {looks}")
     else:
-        length = _most_rows(chosen.table)
+        length = _usual_length(chosen.table, chosen.usual)
         steps = f"--speculative-eagle-topk 1 --speculative-num-steps {length} " if kind == "model" else ""
         words.append(f"{steps}--speculative-num-draft-tokens {length + 1}")
-        found["notes"].append(f"only EAGLE heads and MTP follow a table; {length} is the length of most batch sizes")
+        found["notes"].append(
+            f"only EAGLE heads and MTP follow a table; {length} is the length of most usual batch sizes"
+        )
     found["arguments"] = " ".join(words)
     found["notes"].append(
         f"a DSpark drafter takes its costs by --speculative-dspark-sps-table-path {COSTS_FILE}, "
@@ -119,6 +123,8 @@ def _sglang(chosen: Deployment) -> dict[str, Any]:
     )
     if chosen.live is not None and kind in ADAPTIVE:
         found["notes"].append(_live_note(*chosen.live) + "; SGLang takes it by SDSIM_POLICY")
+    elif chosen.live is not None:
+        found["notes"].insert(0, f"{chosen.live[0].kind} itself runs in SGLang with an EAGLE head or MTP only")
     return found
 
 
@@ -135,7 +141,9 @@ def _tensorrt_llm(chosen: Deployment) -> dict[str, Any]:
     upper, lower = (speculative_config(table, version, **drafter) for version in ("1.3.0", "1.2.1"))
     notes.append("draft_len_schedule has upper bounds of batch sizes for keys from 1.3 on; before that, lower bounds")
     if chosen.live is not None:
-        notes.append(f"{chosen.live[0].kind} cannot run in TensorRT-LLM, which takes no policy")
+        notes.insert(
+            0, f"{chosen.live[0].kind} cannot run in TensorRT-LLM, which takes no policy: a table stands for it"
+        )
     return {
         "speculative_config": upper,
         "draft_len_schedule": upper["draft_len_schedule"],
@@ -148,9 +156,11 @@ def _named(found: dict[str, Any], key: str, weights: str | None) -> dict[str, An
     return found if weights is None else {**found, key: weights}
 
 
-def _most_rows(table: IntArray) -> int:
-    """Return the draft length above 0 that holds for most batch sizes."""
-    return int(np.argmax(np.bincount(table)[1:])) + 1
+def _usual_length(table: IntArray, usual: tuple[int, int]) -> int:
+    """Return the draft length above 0 that holds for most *usual* batch sizes; of all, where those draft nothing."""
+    low, high = usual
+    lengths = table[max(low, 1) - 1 : high]
+    return int(np.argmax(np.bincount(lengths if lengths.any() else table)[1:])) + 1
 
 
 def _live_note(spec: PolicySpec, lengths: tuple[int, ...]) -> str:

@@ -36,7 +36,7 @@ def print_runs(
         console.print(Text(line))
     if verdict_lines:
         console.print()
-    for line in (quality_line([run["data_quality"] for run in runs]), *notes):
+    for line in (*quality_lines([run["data_quality"] for run in runs]), *notes):
         console.print(Text(line, style="dim"), soft_wrap=True)
 
 
@@ -58,6 +58,13 @@ def quality_line(qualities: Sequence[dict[str, float]]) -> str:
     return f"predicted GPU time: {', '.join(parts)}"
 
 
+def quality_lines(qualities: Sequence[dict[str, float]]) -> list[str]:
+    """Return the quality line, and what mends it where most of a time is extrapolated."""
+    mostly = max(quality.get("extrapolated", 0.0) for quality in qualities) >= 0.5
+    hint = "extrapolated: by a roofline or fits, until sdsim.profile_gpu times such steps"
+    return [quality_line(qualities), *([hint] if mostly else [])]
+
+
 def _whole(percentage: float) -> str:
     """Return a whole percentage; what is next to nothing, or next to all, is not called so."""
     if 0 < percentage < 0.5:
@@ -74,9 +81,11 @@ def predict_table(console: Console, rows: Sequence[dict[str, Any]], title: str, 
         part = [row for row in rows if row["context"] == context]
         where = f", context {context:,} tokens"
         show_pivot(console, part, "speedup", f"Speedup: tokens/s over OFF{where}; * the best K of a batch")
-        show_pivot(console, part, "target_efficiency", f"Target efficiency: target time at OFF / at K{where}")
+        show_pivot(
+            console, part, "target_efficiency", f"Target efficiency: target time at OFF / at K{where}; * as above"
+        )
     if full:
         full_sheet(rows).show(console)
     qualities = [row["data_quality"] for row in rows if "data_quality" in row]
     if qualities:
-        console.print(Text(quality_line(qualities), style="dim"), soft_wrap=True)
+        console.print(Text("\n".join(quality_lines(qualities)), style="dim"), soft_wrap=True)

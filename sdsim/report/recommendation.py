@@ -20,6 +20,10 @@ from sdsim.report.sheet import HEADING
 from sdsim.statistics import mean_summary
 
 Answer = Mapping[str, Any]
+WAYS = {
+    "arguments": "either the table, which the engine follows by itself:",
+    "live_arguments": "or the policy itself, inside the engine's scheduler:",
+}
 
 
 def print_recommendation(console: Console, found: Recommendation, answer: Answer, notes: Sequence[str]) -> None:
@@ -72,7 +76,7 @@ def _gpus(answer: Answer, tied: bool) -> str:
     if answer["gpus"] is None:
         return f"No number of replicas tried lets a share of {share} of the requests meet the SLOs."
     gpus, replicas = _counted(answer["gpus"], "GPU"), _counted(answer["replicas"], "replica")
-    return f"The least on which a share of {share} of the requests meets the SLOs is {gpus} in {replicas}."
+    return f"The fewest GPUs on which a share of {share} of the requests meets the SLOs: {gpus} in {replicas}."
 
 
 def _counted(count: int, noun: str) -> str:
@@ -87,6 +91,8 @@ def print_configuration(console: Console, config: Answer) -> None:
     if config["engine"] == "sglang":
         shown = [key for key in (*shown, "speculative_adaptive_config") if config[key]] if config["arguments"] else []
     for key in shown:
+        if len(shown) > 1 and key in WAYS:
+            console.print(Text(WAYS[key], style="dim"))
         text = config[key] if isinstance(config[key], str) else f"{key}: {json.dumps(config[key])}"
         console.print(Text(text), soft_wrap=True)
     for note in config["notes"]:

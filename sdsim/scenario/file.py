@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from sdsim import files
-from sdsim.errors import ScenarioError
+from sdsim.errors import ScenarioError, did_you_mean
 from sdsim.units import shown
 
 MAX_BYTES = 1_000_000
@@ -142,7 +142,8 @@ def _file_text(path: Path) -> str:
     try:
         return files.read_text(path, MAX_BYTES)
     except FileNotFoundError:
-        raise ScenarioError(f"{path}: no such file; a scenario file is needed; check the path") from None
+        near = did_you_mean(path.name, (one.name for one in path.parent.glob("*.y*ml")))
+        raise ScenarioError(f"{path}: no such file{near}; a scenario file is needed; check the path") from None
     except (OSError, ValueError) as error:
         found = f"cannot be read: {files.reason(error)}"
         raise ScenarioError(f"{path}: {found}; a scenario file is needed; check the path") from None

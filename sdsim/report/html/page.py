@@ -33,6 +33,7 @@ from sdsim.report.html.table import table
 from sdsim.report.html.traffic import traffic_charts
 from sdsim.report.runs_table import runs_sheet
 from sdsim.result import Result
+from sdsim.statistics import mean_summary
 from sdsim.steadiness import doubtful_runs
 from sdsim.whole import write_file
 
@@ -94,8 +95,9 @@ def _answer(groups: Sequence[Group]) -> Section:
         doubts = [*doubtful(whole_scenario(group)), *doubtful_runs(runs)]
         warned = "".join(f"<li>{escape(text)}</li>" for text in doubts)
         parts += [f'<ul class="warnings">{warned}</ul>'] if warned else []
-    qualities = [result.summary["data_quality"] for group in groups for result in group.results]
-    return "answer", "The answer", "".join(parts) + f"<p>{escape(quality_line(qualities).capitalize())}.</p>"
+    lines = [line for group in groups for line in group.lines]
+    rests = quality_line([mean_summary([r.summary for r in line.results])["data_quality"] for line in lines])
+    return "answer", "The answer", "".join(parts) + f"<p>{escape(rests[0].upper() + rests[1:])}.</p>"
 
 
 def _policies(groups: Sequence[Group]) -> Section:
