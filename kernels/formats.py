@@ -20,7 +20,6 @@ BLOCK = 128  # side of an fp8 block, and length of an activation's group
 E4M3_MAX = 448.0
 GROUP = 32  # inputs that share an mxfp4 scale
 CHUNK = 2 * GROUP  # inputs in 32 bytes: the low nibbles hold the first group, the high nibbles the second
-WORD_ORDER = (0, 2, 1, 3)  # of the bytes in a 32-bit word, so that 16-bit lanes widen without a shuffle
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 LARGEST_EXPONENT = 128  # of an mxfp4 scale as stored: 2; the kernel folds e2m1's bias into it
 BYTES: dict[Format, float] = {"bf16": 2.0, "fp8": 1 + 4 / BLOCK**2, "mxfp4": (4 + 8 / GROUP) / 8}  # of a weight
@@ -97,14 +96,14 @@ def to_mxfp4(weight: Tensor) -> Quantized:
 
 
 def pack(codes: Tensor) -> Tensor:
-    """Codes [..., K] of 4 bits -> bytes [..., K / 2]: see CHUNK and WORD_ORDER."""
+    """Codes [..., K] of 4 bits -> bytes [..., K / 2]: see CHUNK."""
     low, high = codes.unflatten(-1, (-1, 2, GROUP)).unbind(-2)
-    return (low | high << 4).unflatten(-1, (-1, 4))[..., WORD_ORDER].flatten(-3)
+    return (low | high << 4).flatten(-2)
 
 
 def unpack(data: Tensor) -> Tensor:
-    """Bytes [..., K / 2] -> codes [..., K]: `pack` backwards (its order of bytes is its own inverse)."""
-    plain = data.unflatten(-1, (-1, GROUP // 4, 4))[..., WORD_ORDER].flatten(-2)
+    """Bytes [..., K / 2] -> codes [..., K]: `pack` backwards."""
+    plain = data.unflatten(-1, (-1, GROUP))
     return torch.stack([plain & 15, plain >> 4], -2).flatten(-3)
 
 
@@ -134,6 +133,6 @@ def random_quantized(*size: int, format: Format, device: str = "cuda") -> Quanti
         return Quantized(data, torch.full((*batch, columns // GROUP, rows), stored, dtype=torch.uint8, device=device))
     data = torch.empty(size, dtype=torch.float8_e4m3fn, device=device)
     for part in data.view(-1, rows, columns):
-        part.copy_(torch.randn((rows, columns), device=device) * 100)
+        part.copy_((torch.randn((rows, columns), device=device) * 100).clamp_(-E4M3_MAX, E4M3_MAX))  # beyond is NaN
     blocks = (*batch, cdiv(rows, BLOCK), cdiv(columns, BLOCK))
     return Quantized(data, (0.5 + torch.rand(blocks, device=device)) * spread / 100)

@@ -15,14 +15,16 @@ BLOCK = tl.constexpr(128)  # of fp8 scales
 GROUP = tl.constexpr(32)  # inputs of an mxfp4 scale
 CHUNK = tl.constexpr(64)  # inputs in 32 bytes of mxfp4
 # Four bytes hold eight codes s e e m. A 16-bit lane with s in bit 15 and e e m in bits 8 to 6, the lowest of bf16's
-# exponent and the highest of its mantissa, is the code's value times 2^-126, subnormals included. $0 and $1 take the
-# low nibbles, $2 and $3 the high ones.
+# exponent and the highest of its mantissa, is the code's value times 2^-126, subnormals included. Each byte gives the
+# number in its own place, $0 and $1 from low nibbles, $2 and $3 from high ones: the four bytes that the compiler packs
+# need not be neighbours. So bytes 1 and 2 change places first, and lanes widen where they are.
 WIDEN = tl.constexpr("""{
-.reg .b32 s, v;
-shl.b32 s, $4, 12; and.b32 s, s, 0x80008000; shl.b32 v, $4, 6; and.b32 v, v, 0x01c001c0; or.b32 $0, s, v;
-shl.b32 s, $4, 4;  and.b32 s, s, 0x80008000; shr.u32 v, $4, 2; and.b32 v, v, 0x01c001c0; or.b32 $1, s, v;
-shl.b32 s, $4, 8;  and.b32 s, s, 0x80008000; shl.b32 v, $4, 2; and.b32 v, v, 0x01c001c0; or.b32 $2, s, v;
-                   and.b32 s, $4, 0x80008000; shr.u32 v, $4, 6; and.b32 v, v, 0x01c001c0; or.b32 $3, s, v;
+.reg .b32 t, s, v;
+prmt.b32 t, $4, 0, 0x3120;
+shl.b32 s, t, 12; and.b32 s, s, 0x80008000; shl.b32 v, t, 6; and.b32 v, v, 0x01c001c0; or.b32 $0, s, v;
+shl.b32 s, t, 4;  and.b32 s, s, 0x80008000; shr.u32 v, t, 2; and.b32 v, v, 0x01c001c0; or.b32 $1, s, v;
+shl.b32 s, t, 8;  and.b32 s, s, 0x80008000; shl.b32 v, t, 2; and.b32 v, v, 0x01c001c0; or.b32 $2, s, v;
+                  and.b32 s, t, 0x80008000; shr.u32 v, t, 6; and.b32 v, v, 0x01c001c0; or.b32 $3, s, v;
 }""")
 
 
@@ -90,10 +92,7 @@ def _e2m1(code):
 def widen(w, upcast: tl.constexpr):
     """The low and the high nibbles of bytes [n, j], in bf16 and times 2^-126; the interpreter's way in fp32."""
     if upcast:
-        n: tl.constexpr = w.shape[0]
-        j: tl.constexpr = w.shape[1]
-        words = tl.reshape(w.to(tl.int32), (n, j // 4, 2, 2))
-        codes = tl.reshape(tl.permute(words, (0, 1, 3, 2)), (n, j))
+        codes = w.to(tl.int32)
         low = _e2m1(codes & 15)
         high = _e2m1(codes >> 4)
     else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from sdsim.latency.family import fit_family
 from sdsim.latency.prices import Prices
 from sdsim.latency.quality import FREE, Quality
 from sdsim.latency.roofline import RooflineKernels
-from sdsim.latency.tables import Curve, ExpertTable, Plane
+from sdsim.latency.tables import Curve, ExpertTable, Plane, nearest_rising
 from sdsim.matrices import Matrix
 from sdsim.models import load_model
 from sdsim.profile_gpu import known_rows
@@ -111,10 +113,28 @@ def test_families_predict_the_shapes_they_were_fitted_without():
         assert errors[len(errors) // 2] < 0.12, (name, errors[len(errors) // 2])
 
 
+def test_one_slow_count_does_not_slow_all_larger_ones():
+    assert nearest_rising([1.0, 2.0, 9.0, 3.0, 4.0]).tolist() == [1.0, 2.0, 4.0, 4.0, 4.0]
+    assert nearest_rising([1.0, 2.0, 2.0, 5.0]).tolist() == [1.0, 2.0, 2.0, 5.0]
+
+
+@given(st.lists(st.sampled_from([1.0, 2.0, 3.0, 5.0, 8.0]), min_size=1, max_size=6))
+def test_no_rising_times_are_closer(seconds):
+    """Against all of them: an optimum takes its values from those given."""
+
+    def error(found):
+        return sum(abs(math.log(a / b)) for a, b in zip(found, seconds, strict=True))
+
+    found = nearest_rising(seconds)
+    assert bool((np.diff(found) >= 0).all())
+    rising = itertools.combinations_with_replacement(sorted(set(seconds)), len(seconds))
+    assert error(found) <= min(map(error, rising)) + 1e-9
+
+
 def test_tables_by_hand():
     curve = Curve([(1, 1.0), (4, 3.0), (2, 0.9)])
     seconds, quality = curve.prices(np.array([0, 1, 2, 3, 8]))
-    assert seconds.tolist() == [0.0, 1.0, 1.0, 2.0, 6.0]
+    assert seconds.tolist() == pytest.approx([0.0, 0.95, 0.95, 1.975, 6.0])
     assert quality.tolist() == [
         Quality.MEASURED, Quality.MEASURED, Quality.MEASURED, Quality.INTERPOLATED, Quality.EXTRAPOLATED
     ]  # fmt: skip

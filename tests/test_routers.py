@@ -168,7 +168,7 @@ def test_better_information_waits_less():
 
     def wait(**keys):
         lengths = {"prompt": {"mean": 800, "sigma": 1.0}, "output": {"mean": 150, "sigma": 1.0}}
-        traffic = {"kind": "poisson", "rate": 45, "limit": 1500, "lengths": lengths}
+        traffic = {"kind": "poisson", "rate": 32, "limit": 1500, "lengths": lengths}
         return simulate(crowd(workload=traffic, **keys)).summary["ttft_s"]["mean"]
 
     least, two, turns = (wait(router=kind) for kind in ("least_loaded", "power_of_two", "round_robin"))

@@ -58,7 +58,7 @@ def test_they_run_unmeasured_and_say_so(name):
     for policy in scenario.policies:
         summary = simulate(scenario, policy=policy).summary
         assert summary["requests"]["finished"] == 20
-        assert summary["data_quality"]["extrapolated"] > 0.9
+        assert summary["data_quality"]["extrapolated"] > 0.8
 
 
 @pytest.mark.parametrize(("model", "ranks"), [(V3, 8), (OSS, 1), (load_model("deepseek-v2-lite"), 1)])

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from sdsim.latency.quality import Price, PriceList, Quality, listed
-from sdsim.policy import IntArray
+from sdsim.policy import FloatArray, IntArray
 
 REMEMBERED = 4096
 """Sizes whose times across a plane are kept."""
@@ -28,8 +29,7 @@ class Curve:
         for tokens, seconds in points:
             best[tokens] = min(seconds, best.get(tokens, math.inf))
         self._tokens = np.array(sorted(best), dtype=np.int64)
-        # a larger product never waits for a smaller one's luckier configuration
-        self._seconds = np.maximum.accumulate([best[t] for t in self._tokens.tolist()])
+        self._seconds = nearest_rising([best[t] for t in self._tokens.tolist()])
 
     def price(self, tokens: int) -> Price:
         """Return the time at *tokens*."""
@@ -44,6 +44,20 @@ class Curve:
         quality = np.where(inside, Quality.INTERPOLATED, Quality.EXTRAPOLATED)
         known = xs[np.minimum(np.searchsorted(xs, tokens), len(xs) - 1)] == tokens
         return listed(tokens, seconds, np.where(known, Quality.MEASURED, quality))
+
+
+def nearest_rising(seconds: Sequence[float]) -> FloatArray:
+    """Return the non-decreasing times closest to *seconds* in the sum of absolute errors of their logarithms.
+
+    A library may pick a tile for one count that takes half as long again as for those around it; the largest so far
+    would carry that to all larger counts. Pool adjacent violators with medians (Robertson and Waltman 1968).
+    """
+    blocks: list[list[float]] = []
+    for value in seconds:
+        blocks.append([value])
+        while len(blocks) > 1 and median(blocks[-2]) > median(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    return np.concatenate([np.full(len(block), median(block)) for block in blocks])
 
 
 class ExpertTable:

@@ -36,7 +36,7 @@ def crossing(pays: Callable[[float], bool], guess: float) -> float | None:
 def flips_below(case: Case, winner: Contender, off: Contender) -> float | None:
     """Return the mean acceptance below which off is best; None if it is best at any.
 
-    At each acceptance off meets a table priced for it, or the *winner* itself where that learns. At the scenario's own
+    At each acceptance off meets the *winner* itself where that learns, and a table priced for it. At the scenario's own
     the contest has decided.
     """
     seeds = case.few_seeds
@@ -51,11 +51,10 @@ def flips_below(case: Case, winner: Contender, off: Contender) -> float | None:
         law = moved(case.scenario.acceptance, mean, acceptance)
         at = case.scenario.model_copy(update={"acceptance": law})
         table = case.times.table(Drafts(at, law).tokens(case.lengths))
-        if not adapts and not table.any():
-            return False  # a drafter that never drafts only costs
-        spec = winner.spec if adapts else table_policy(table)
-        rival = Contender("challenger", spec, tuple(case.bench.run(at, [spec], seeds)[0]))
-        return best([base, rival], case.figure) is rival
+        # a drafter that never drafts only costs
+        specs = [winner.spec] * adapts + [table_policy(table)] * bool(table.any())
+        rivals = (Contender("challenger", spec, tuple(case.bench.run(at, [spec], seeds)[0])) for spec in specs)
+        return any(best([base, rival], case.figure) is rival for rival in rivals)
 
     guess = _guess(case)
     return crossing(pays, min(guess, mean) if won else max(guess, mean))

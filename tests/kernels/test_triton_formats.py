@@ -89,6 +89,9 @@ def emulate(word):
         "shr.u32": lambda a, b: a >> b,
         "and.b32": lambda a, b: a & b,
         "or.b32": lambda a, b: a | b,
+        "prmt.b32": lambda a, b, order: sum(
+            ((a | b << 32) >> 8 * (order >> 4 * i & 7) & 0xFF) << 8 * i for i in range(4)
+        ),
     }
     for line in re.findall(r"(\w+\.\w+) ([^;.]+);", str(quantized_kernels.WIDEN.value)):
         target, *sources = line[1].replace(" ", "").split(",")
@@ -96,15 +99,15 @@ def emulate(word):
     return [registers[f"${i}"] for i in range(4)]
 
 
-def test_the_gpus_way_of_widening_gives_each_codes_value_in_order():
-    codes = torch.cat([torch.arange(16), torch.randint(0, 16, (240,))]).to(torch.uint8).view(4, 64)
-    data = formats.pack(codes)
-    expected = formats.dequantize(formats.Quantized(data, torch.full((2, 4), 127, dtype=torch.uint8)))
-    words = data.contiguous().view(torch.int32).long() & 0xFFFFFFFF
-    for row in range(4):
-        for w in range(8):
-            lanes = [x for register in emulate(int(words[row, w])) for x in (register & 0xFFFF, register >> 16)]
-            bits = torch.tensor(lanes, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
-            got = bits.double() * 2.0**126
-            assert got[:4].tolist() == expected[row, 4 * w : 4 * w + 4].tolist()  # low nibbles: the first 32 inputs
-            assert got[4:].tolist() == expected[row, 32 + 4 * w : 36 + 4 * w].tolist()
+def test_the_gpus_way_of_widening_gives_each_bytes_numbers_in_its_own_place():
+    """The compiler packs four bytes that a thread holds, which need not be neighbours in a row."""
+    values = (*formats.E2M1, *(-v for v in formats.E2M1))
+    for data in torch.randint(0, 256, (256, 4)).tolist():
+        lanes = [x for r in emulate(int.from_bytes(bytes(data), "little")) for x in (r & 0xFFFF, r >> 16)]
+        got = (torch.tensor(lanes, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).double() * 2.0**126).tolist()
+        assert got == [values[byte & 15] for byte in data] + [values[byte >> 4] for byte in data]
+
+
+def test_random_weights_are_numbers():
+    made = formats.random_quantized(1, 1024, 1024, format="fp8", device="cpu")
+    assert bool(formats.dequantize(made).isfinite().all())
