@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from sdsim.command import (
 )
 from sdsim.errors import ScenarioError
 from sdsim.measurements import read_measurements
-from sdsim.result import to_json
+from sdsim.result import Result, to_json
 from sdsim.whole import write_folder
 
 EXAMPLE = """examples:
@@ -151,7 +152,7 @@ def _answer(options: argparse.Namespace, lines: Path, allowed: Tolerances | None
     if options.scenario and options.on != "vllm":
         with placing_errors(Path(options.scenario)):
             runs = hardware.gpu_runs(options.scenario, options.seconds, setting, options.allow_code)
-            return runs_answer(runs, allowed or Tolerances())
+            return runs_answer(_told(runs), allowed or Tolerances())
     if options.scenario:
         hardware.vllm_replays(options.scenario, options.seconds, lines, options.allow_code)
     elif options.model and options.on == "vllm":
@@ -163,6 +164,19 @@ def _answer(options: argparse.Namespace, lines: Path, allowed: Tolerances | None
     elif not options.measured:
         return leave_out_answer(setting)
     return measured_answer(read_measurements(lines), setting, allowed)
+
+
+def _told(runs: Iterable[tuple[Result, Result]]) -> Iterator[tuple[Result, Result]]:
+    """Say of each run what it took once it is there: they take minutes, and a time limit may end the command."""
+    for measured, simulated in runs:
+        found, on = measured.summary, measured.summary["hardware"]
+        ours, theirs = (one.summary["output_tokens_per_s"] for one in (simulated, measured))
+        print(
+            f"{measured.policy}: {found['steps']} steps, {on['gpu_s']:.1f} s on the GPU, {on['host_s']:.1f} s between, "
+            f"{on['graphs']} graphs captured in {on['capture_s']:.1f} s; {theirs:.4g} tokens/s, simulated {ours:.4g}",
+            file=sys.stderr,
+        )
+        yield measured, simulated
 
 
 def _whole_path(word: str | None) -> str | None:

@@ -452,7 +452,9 @@ def test_a_scenario_on_the_gpu_is_compared_policy_by_policy(tmp_path, monkeypatc
         executors.append(executor)
         run = simulate(scenario, policy, engine="ideal")
         slower = {**run.steps, "seconds": 1.25 * run.steps["seconds"]}
-        return replace(run, steps=slower, requests={**run.requests, "finish_s": run.requests["finish_s"] + 0.1})
+        summary = run.summary | {"hardware": {"gpu_s": 1.5, "host_s": 0.25, "graphs": 3, "capture_s": 0.5}}
+        late = {**run.requests, "finish_s": run.requests["finish_s"] + 0.1}
+        return replace(run, steps=slower, requests=late, summary=summary)
 
     gpu = types.ModuleType("sdsim.hardware.simulation")
     gpu.IDEAL, gpu.make_executor, gpu.run_on_gpu = "ideal", lambda scenario: scenario.until, run_on_gpu
@@ -461,7 +463,8 @@ def test_a_scenario_on_the_gpu_is_compared_policy_by_policy(tmp_path, monkeypatc
     scenario.write_text(
         json.dumps(REPLAYED | DRAFTING | {"policy": ["off", DRAFTING["policy"]], "engine": "vllm-0.22.1"})
     )
-    found = answer(capsys, scenario, "--seconds", "1.5", code=OUT_OF_TOLERANCE)
+    assert main([str(scenario), "--seconds", "1.5", "--json"]) == OUT_OF_TOLERANCE
+    found = json.loads(capsys.readouterr().out)
     assert [(run["policy"], run["engine"]) for run in found["runs"]] == [("off", "ideal"), ("fixed-3", "ideal")]
     assert executors == [1.5, 1.5]
     for run in found["runs"]:
@@ -470,7 +473,10 @@ def test_a_scenario_on_the_gpu_is_compared_policy_by_policy(tmp_path, monkeypatc
         assert run["tpot_s"]["error"]["p50"] < 0
         assert run["requests"]["measured"] < 80
     assert main([str(scenario), "--on", "gpu"]) == OUT_OF_TOLERANCE
-    assert "fixed-3 on ideal, measured on hardware and simulated" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "fixed-3 on ideal, measured on hardware and simulated" in said.out
+    assert "fixed-3: " in said.err
+    assert "1.5 s on the GPU, 0.2 s between, 3 graphs captured in 0.5 s; " in said.err
 
 
 def test_without_vllm_the_error_says_so():
