@@ -164,9 +164,9 @@ def test_what_is_written_is_what_was_answered(small, capsys, tmp_path, engine):
 
 
 def test_what_is_printed_holds_the_answer(small, capsys):
-    assert main([small, *QUICK]) == 0
+    assert main([small, "--jobs", "1", "--policies", "batch_table,{kind: fixed, length: 2}"]) == 0
     said = capsys.readouterr().out
-    sentences = ("Use goodput", "over off", "Next is", "Below a mean acceptance", "1 GPU in 1 replica")
+    sentences = ("Use batch-table", "over off", "Next is", "Below a mean acceptance", "1 GPU in 1 replica")
     assert all(words in " ".join(said.split()) for words in (*sentences, "--speculative-config"))
     assert "either the table" not in said
 
