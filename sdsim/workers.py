@@ -93,11 +93,14 @@ def local_workers(jobs: int) -> Iterator[Workers]:
         try:
             yield Workers(pool, jobs)
         except BaseException:
-            running = list((pool._processes or {}).values())
+            running: list[Any] = list((pool._processes or {}).values())
+            thread: Any = pool._executor_manager_thread
             # the pool itself cancels what waits: its thread fails on what others have cancelled
             pool.shutdown(wait=False, cancel_futures=True)
             for process in running:  # what they are at, nobody waits for
                 process.terminate()
+            if thread is not None:
+                thread.join()  # one that closes its pipe while the interpreter exits fails there
             raise
 
 
