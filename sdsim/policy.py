@@ -14,6 +14,7 @@ attribute of that name to a `Truth` before the first step, and nothing else can.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -110,6 +111,31 @@ class Outcome(NamedTuple):
             return self.tally
         won = int(np.add.reduce(self.accepted))
         return won, won + int(np.count_nonzero(self.accepted < self.verified))
+
+
+WHOLE = (int, np.integer)
+IDLE = ("warm", "dropped")
+"""What a drafter may be that drafts nothing."""
+
+
+def plan_fault(plan: object, draft_lengths: Collection[int], pending: IntArray) -> str | None:
+    """Return what makes *plan* illegal where rows have (rows,) *pending* drafts, and what is allowed; None if legal."""
+    if not isinstance(plan, Plan):
+        return f"{plan!r}; allowed: a Plan; return Plan(draft_length=...)"
+    length, budget = plan.draft_length, plan.prefill_budget
+    if not isinstance(length, WHOLE) or length not in draft_lengths:
+        return f"draft length {length}; allowed: {tuple(sorted(draft_lengths))}"
+    if plan.drafter != "on" and (length or plan.drafter not in IDLE):
+        return f"to draft {length} with the drafter {plan.drafter}; allowed: on, else 0 and {IDLE}"
+    if budget is not None and (not isinstance(budget, WHOLE) or budget < 0):
+        return f"prefill budget {budget}; allowed: 0 or more tokens, or None"
+    if plan.verify_lengths is not None:
+        lengths = np.asarray(plan.verify_lengths)
+        if lengths.dtype.kind not in "iu" or lengths.shape != pending.shape:
+            return f"verify lengths {lengths}; allowed: {len(pending)} whole numbers"
+        if (lengths < 0).any() or (lengths > pending).any():
+            return f"verify lengths {lengths}; allowed: 0 to pending, {pending}"
+    return None
 
 
 @runtime_checkable

@@ -10,7 +10,9 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from pathlib import Path
+from traceback import extract_tb
+from typing import Protocol
 
 import numpy as np
 
@@ -18,12 +20,14 @@ from sdsim.acceptance import Acceptance
 from sdsim.batch import CHUNK_OF, CLASS, FINISH, FIRST_TOKEN
 from sdsim.errors import PolicyError
 from sdsim.policies import label
-from sdsim.policy import Drafter, FloatArray, IntArray, Observation, Outcome, Plan, Policy, learn_nothing
+from sdsim.policy import Drafter, FloatArray, IntArray, Observation, Outcome, Plan, Policy, learn_nothing, plan_fault
 from sdsim.recorder import Recorder
 from sdsim.scheduler import Scheduler, Shown
 from sdsim.step import StepShape
 
 NO_PREFILL = (0, 0, 0, 0)
+POLICYS_OWN = (Exception, SystemExit)
+"""What ends a policy's call by its own doing: an interrupt does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,6 @@ class Memory:
 
     with_drafter: int
     without_drafter: int
-
-
-IDLE = ("warm", "dropped")
-"""What a drafter may be that drafts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +167,12 @@ class Replica:
             self._confidence(shown) if "confidence" in needs else None,
             chunks, context,
         )  # fmt: skip
-        plan = self.policy.plan(observation)
-        self._check(plan, shown)
+        try:
+            plan = self.policy.plan(observation)
+        except POLICYS_OWN as error:
+            raise self._raised("plan", error) from error
+        if fault := plan_fault(plan, self._legal, shown.pending):
+            raise PolicyError(f"policy: {self._name()} planned {fault}")
         if self._by_batch:
             self._plans[len(shown.ids), chunks] = plan
         return plan
@@ -190,24 +194,15 @@ class Replica:
         classes = self.scheduler.requests.numbers[CLASS, shown.ids]
         return self._acceptance.confidence(shown.ids, classes, shown.generated, int(shown.pending.max(initial=0)))
 
-    def _check(self, plan: Plan, shown: Shown) -> None:
-        if not isinstance(plan, Plan):
-            self._refuse(f"{plan!r}; allowed: a Plan; return Plan(draft_length=...)")
-        if plan.draft_length not in self._legal:
-            self._refuse(f"draft length {plan.draft_length}; allowed: {self.rules.draft_lengths}")
-        if plan.drafter != "on" and (plan.draft_length or plan.drafter not in IDLE):
-            self._refuse(
-                f"to draft {plan.draft_length} with the drafter {plan.drafter}; allowed: on, else 0 and {IDLE}"
-            )
-        if plan.prefill_budget is not None and plan.prefill_budget < 0:
-            self._refuse(f"prefill budget {plan.prefill_budget}; allowed: 0 or more, or None")
-        if plan.verify_lengths is not None:
-            lengths, pending = np.asarray(plan.verify_lengths), shown.pending
-            if lengths.shape != pending.shape or (lengths < 0).any() or not (lengths <= pending).all():
-                self._refuse(f"verify lengths {lengths}; allowed: 0 to pending, {pending}")
+    def _raised(self, call: str, error: BaseException) -> PolicyError:
+        """Return what to raise instead of the policy's own *error* in *call*."""
+        frame = extract_tb(error.__traceback__)[-1]
+        at = f"{Path(frame.filename).name}:{frame.lineno}, in {call} of step {self.step}"
+        said = " ".join([f"{type(error).__name__}:", *str(error).split()])
+        return PolicyError(f"policy: {self._name()} raised {said}; at {at}; mend the policy")
 
-    def _refuse(self, planned: str) -> NoReturn:
-        raise PolicyError(f"policy: {label(self.policy, type(self.policy).__name__)} planned {planned}")
+    def _name(self) -> str:
+        return label(self.policy, type(self.policy).__name__)
 
     def _limit(self, lengths: IntArray, shown: Shown, context: int) -> tuple[int, int]:
         """Let the rows verify *lengths* drafts; return the drafts and the query-key pairs in all."""
@@ -260,7 +255,10 @@ class Replica:
             experts = shape.distinct_experts or None
             self._outcomes.append(Outcome(self.step, self.seconds, told[0], told[1], told[2], experts, tally))
         while len(self._outcomes) > self.rules.feedback_lag:
-            self.policy.learn(self._outcomes.popleft())
+            try:
+                self.policy.learn(self._outcomes.popleft())
+            except POLICYS_OWN as error:
+                raise self._raised("learn", error) from error
 
     def fail(self, policy: Policy) -> list[int]:
         """Lose all requests, the step that runs and what the policy learnt; return the requests."""

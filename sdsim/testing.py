@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sdsim.latency import LatencyModel
-from sdsim.policy import Observation, Outcome, Plan, Policy
+from sdsim.policy import Observation, Outcome, Plan, Policy, plan_fault
 from sdsim.step import StepShape
 
 PLAN_BUDGET_S = 50e-6
@@ -65,14 +65,8 @@ def outcome_of(seen: Observation, plan: Plan, seed: int = 0) -> Outcome:
 
 def check_plan(plan: Plan, seen: Observation) -> None:
     """Assert that *plan* is legal under *seen*."""
-    assert plan.draft_length in seen.draft_lengths, f"draft length {plan.draft_length} is not in {seen.draft_lengths}"
-    assert plan.drafter in ("on", "warm", "dropped"), f"drafter {plan.drafter!r}"
-    assert plan.drafter == "on" or not plan.draft_length, f"drafts {plan.draft_length} with the drafter {plan.drafter}"
-    if plan.verify_lengths is not None:
-        lengths = np.asarray(plan.verify_lengths)
-        assert lengths.shape == seen.pending.shape, f"{lengths.shape} verify lengths for {seen.pending.shape} rows"
-        assert ((lengths >= 0) & (lengths <= seen.pending)).all(), "a verify length is outside 0 to pending"
-    assert plan.prefill_budget is None or plan.prefill_budget >= 0, f"prefill budget {plan.prefill_budget}"
+    fault = plan_fault(plan, seen.draft_lengths, seen.pending)
+    assert fault is None, f"the policy planned {fault}"
 
 
 CLOCKS = frozenset(

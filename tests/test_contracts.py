@@ -140,8 +140,14 @@ PLANS = {
     "Plan(2, drafter='warm')": "to draft 2 with the drafter warm",
     "Plan(0, prefill_budget=-1)": "prefill budget -1; allowed: 0 or more",
     "Plan(0, observation.pending + 1)": "verify lengths .* allowed: 0 to pending",
-    "Plan(0, observation.pending * float('nan'))": "verify lengths .* allowed: 0 to pending",
-    "Plan(0, observation.pending[:-1])": "verify lengths .* allowed: 0 to pending",
+    "Plan(0, observation.pending * float('nan'))": r"verify lengths .* allowed: \d+ whole numbers",
+    "Plan(0, observation.pending * 0.5)": r"verify lengths .* allowed: \d+ whole numbers",
+    "Plan(0, observation.pending[:-1])": r"verify lengths .* allowed: \d+ whole numbers",
+    "Plan(0, object())": r"verify lengths .* allowed: \d+ whole numbers",
+    "Plan(2.0)": r"draft length 2.0; allowed: \(0, 1",
+    "Plan([])": r"draft length \[\]; allowed: \(0, 1",
+    "Plan(0, prefill_budget='x')": "prefill budget x; allowed: 0 or more",
+    "Plan(0, prefill_budget=0.5)": "prefill budget 0.5; allowed: 0 or more",
 }
 
 
@@ -153,6 +159,43 @@ def test_an_illegal_plan_is_an_error_at_the_policys_line(plan, small):
         )
     )
     with pytest.raises(sdsim.PolicyError, match=rf"^small.yaml:6: policy: Mine planned .*{PLANS[plan]}"):
+        run([small, "--json", "--policy", "mine.py:Mine"])
+
+
+RAISED = {
+    "plan": ("{}['lost']", "KeyError: 'lost'"),
+    "learn": ("[].index(3)", "ValueError: 3 is not in list"),
+    "an end": ("exec('raise SystemExit(0)')", "SystemExit: 0"),
+    "a write": ("observation.context_lengths.fill(0)", "ValueError: assignment destination is read-only"),
+    "two lines": ("exec('raise RuntimeError(chr(97) + chr(10) + chr(98))')", "RuntimeError: a b"),
+}
+
+
+@pytest.mark.parametrize("name", RAISED)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_policy_that_raises_on_the_way_is_an_error_of_one_line_and_nothing_is_written(name, jobs, small, capsys):
+    """Two seeds, so that two jobs are two processes."""
+    code, said = RAISED[name]
+    call, argument, line = ("learn", "outcome", "pass") if name == "learn" else ("plan", "observation", "return")
+    failing = f"{argument}.step < 9 or {code}\n        {line}"
+    Path("mine.py").write_text(MINE.replace(f"        {line}", f"        {failing}"))
+    where = "<string>:1" if "exec" in code else r"mine\.py:\d+"
+    with pytest.raises(
+        sdsim.PolicyError, match=rf"^small.yaml:6: policy: \S+ raised {said}; at {where}, in {call} of step \d+; mend"
+    ) as error:
+        run([small, "--policy", "mine.py:Mine", "--seeds", "2", "--jobs", str(jobs), "--quiet", "--out", "ran"])
+    assert len(error.value.problems) == 1
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("1 / 0", "cannot be loaded: ZeroDivisionError"),
+    ("exit(3)", "cannot be loaded: SystemExit: 3"),
+    (MINE.replace("self.length = length", "{}[9]"), "cannot be built: KeyError: 9"),
+])  # fmt: skip
+def test_a_policy_whose_module_or_constructor_raises_is_an_error_of_one_line(text, said, small):
+    Path("mine.py").write_text(text)
+    with pytest.raises(sdsim.ScenarioError, match=rf"policy.0: policy \S+mine.py:Mine\S? {said}[^\n]*; mend it$"):
         run([small, "--json", "--policy", "mine.py:Mine"])
 
 

@@ -297,14 +297,14 @@ axes:
     assert len(rows) == 2 * (2 + 2)
     good, raised, *wrong = (row["error"] for row in rows[:4])
     assert good is None
-    assert raised == "KeyError: 'lost'"
+    assert raised.startswith("policy: raising raised KeyError: 'lost'; at breaking.py:10, in plan of step 0")
     assert all("many.yaml:5: acceptance.rate: found 1.5" in error for error in wrong)
     assert all("can never fit" in row["error"] for row in rows[4:5])
     assert rows[4]["policy"] == "off"
     assert rows[4]["ttft_s.p50"] is None
     assert [row["acceptance.rate"] for row in rows[:4]] == [0.8, 0.8, 1.5, 1.5]
     err = capsys.readouterr().err
-    assert "1 failed: KeyError: 'lost'" in err
+    assert "1 failed: policy: raising raised KeyError: 'lost'" in err
     assert main([sweep("axes: {workload.lengths.prompt: [99999]}\n"), "--quiet", "--out", "all.parquet"]) == 2
     assert table("all.parquet")[0]["error"] is not None
 

@@ -84,6 +84,8 @@ def policy_class(kind: str) -> type[Any]:
         loaded: type[Any] = getattr(_module(module), name)
     except (ImportError, AttributeError, ValueError, TypeError, OSError) as error:
         raise PolicyError(f"policy {kind!r} cannot be loaded: {error}; check the module and class names") from None
+    except (Exception, SystemExit) as error:  # what the module itself raises
+        raise PolicyError(f"policy {kind!r} cannot be loaded: {type(error).__name__}: {error}; mend it") from error
     return loaded
 
 
@@ -140,6 +142,8 @@ def get_policy(kind: str, parameters: Mapping[str, object] | None = None, cost: 
         policy: Policy = maker(**parameters)
     except (TypeError, ValueError) as error:
         raise PolicyError(f"policy {kind}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise PolicyError(f"policy {kind}: cannot be built: {type(error).__name__}: {error}; mend it") from error
     if not isinstance(policy, Policy):
         raise PolicyError(f"policy {kind}: {maker.__name__} has no plan and learn; see sdsim.policy.Policy")
     return policy
