@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import os
 import re
@@ -16,6 +17,7 @@ from typing import NoReturn
 from sdsim.errors import CapacityError, PolicyError, ScenarioError, SdsimError, did_you_mean
 
 OK, BAD_INPUT, SLO_MISSED, OUT_OF_TOLERANCE, INTERRUPTED = 0, 2, 3, 4, 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 CHANGE = re.compile(r"[\w.]+=")
 PLOTS = ("png", "svg", "pdf")
 
@@ -37,8 +39,14 @@ def run_command(main: Callable[[Sequence[str]], int]) -> None:
         print(f"interrupted; {str(stop) or 'nothing was written'}", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
         code = OK
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _print_no_more()
+        print(f"stdout: cannot be written: {error}; free space where it goes", file=sys.stderr)
+        code = BAD_INPUT
     sys.exit(code)
 
 
@@ -50,6 +58,11 @@ class Parser(argparse.ArgumentParser):
         unknown = message.partition("unrecognized arguments: ")[2].split()
         near = (did_you_mean(word, self._option_string_actions) for word in unknown if word.startswith("--"))
         super().error(message + next(filter(None, near), ""))
+
+
+def _print_no_more() -> None:
+    """Let what is left to be printed, which the interpreter tries at its end, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def add_changes(p: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,8 @@ def main(words: Sequence[str]) -> int:
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     console.print(f"{len(points)} points, {len(rows)} measured before")
     with running:
-        limits = ceilings.measure()
+        with keeping(rows, part, lambda: "ceilings"):
+            limits = ceilings.measure()
         measure(points, rows, part, 60 * (QUICK_MINUTES if options.quick else options.minutes), console)
     write(options.out, part, {"ceilings": limits, "provenance": provenance("sdsim.profile_gpu"), "rows": rows})
     return OK
@@ -151,28 +152,41 @@ def measure(points: list[Any], rows: list[dict[str, Any]], part: Path, seconds: 
     from kernels import suite
 
     known = {row["key"] for row in rows}
+
+    def at() -> str:
+        measured = {row["key"] for row in rows}
+        return next((p.key for p in points if p.key not in measured), "none")
+
+    with (
+        keeping(rows, part, at),
+        finished_runs(console, len(points), "measuring", unit="points") as finished,
+        kept_lines(part) as keep,
+    ):
+        for row in suite.run(points, known, seconds):
+            keep(json.dumps(row))
+            rows.append(row)
+            console.print(describe(len(rows), len(points), row))
+            finished(len(rows))
+
+
+@contextmanager
+def keeping(rows: list[dict[str, Any]], part: Path, at: Callable[[], str]) -> Iterator[None]:
+    """Let what ends a measurement say that the *rows* are kept in *part*; a GPU that fails, what it was *at*."""
     try:
-        with finished_runs(console, len(points), "measuring", unit="points") as finished, kept_lines(part) as keep:
-            for row in suite.run(points, known, seconds):
-                keep(json.dumps(row))
-                rows.append(row)
-                console.print(describe(len(rows), len(points), row))
-                finished(len(rows))
+        yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(kept(rows, part)) from None
+        raise KeyboardInterrupt(*kept(rows, part)) from None
     except ScenarioError as error:
-        raise CalibrationError(*error.problems, kept(rows, part)) from None
+        raise CalibrationError(*error.problems, *kept(rows, part)) from None
     except RuntimeError as error:
         found = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:MOST_SAID]}"
-        key = next((p.key for p in points if p.key not in {row["key"] for row in rows}), "none")
-        raise CalibrationError(
-            f"{key}: the GPU failed: {found}; a GPU that measures is needed; see nvidia-smi", kept(rows, part)
-        ) from None
+        said = f"{at()}: the GPU failed: {found}; a GPU that measures is needed; see nvidia-smi"
+        raise CalibrationError(said, *kept(rows, part)) from None
 
 
-def kept(rows: list[dict[str, Any]], part: Path) -> str:
+def kept(rows: list[dict[str, Any]], part: Path) -> list[str]:
     """Return the line that says that no measurement is lost."""
-    return f"{len(rows)} measured points are kept in {part}; go on with --resume" if rows else ""
+    return [f"{len(rows)} measured points are kept in {part}; go on with --resume"] if rows else []
 
 
 def write(out: Path, part: Path, content: dict[str, Any]) -> None:

@@ -16,9 +16,12 @@ from sdsim.errors import ScenarioError
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise ScenarioError if there is something at *path*."""
+    """Raise ScenarioError if there is something at *path*, or nothing may be made there: before all work."""
     if path.exists():
         raise ScenarioError(f"{path}: exists already; name another with --out, or remove it")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ScenarioError(f"{path}: cannot be written: nothing may be made in {above}; name another with --out")
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -52,17 +54,36 @@ COMMANDS = {
 }
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, scenario: str = SCENARIO) -> None:
     """Write into *folder* what the commands read."""
-    (folder / "base.yaml").write_text(SCENARIO)
+    (folder / "base.yaml").write_text(scenario)
     (folder / "many.yaml").write_text(SWEEP)
     words = "--quiet", "--no-plots", "--jobs", "1", "--out", str(folder / "given")
     assert run_main([str(folder / "base.yaml"), *words]) == 0
 
 
-def start(name: str, folder: str, *more: str) -> None:
-    """Run the command *name* in *folder*, with *more* words, as a process and a group of its own does, and exit."""
+MOST_BYTES = 4096
+
+
+def full_disk() -> None:
+    """Let this process write no file beyond a size, as where a disk is full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))
+
+
+def unprivileged() -> None:
+    """Let this process write what its permissions say, even if it is root's: it gives up all capabilities (capset)."""
+    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert os.geteuid() or ctypes.CDLL(None).capset(header, none) == 0
+
+
+def start(name: str, folder: str, *more: str, under: Callable[[], None] | None = None) -> None:
+    """Run the command *name* in *folder*, with *more* words, as a process and a group of its own does, and exit.
+
+    *under*: called first, a limit of the process.
+    """
     os.setpgrp()
+    if under is not None:
+        under()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     os.chdir(folder)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

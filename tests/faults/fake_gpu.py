@@ -24,6 +24,7 @@ class Point(NamedTuple):
 
 
 POINTS = [Point(f"gemm/2048x128/t{tokens}") for tokens in range(1, COUNT + 1)]
+MIDDLE = POINTS[COUNT // 2]
 
 
 def row(point: Point) -> dict[str, Any]:
@@ -35,27 +36,49 @@ def row(point: Point) -> dict[str, Any]:
     return {"key": point.key, **sizes, **figures, "bytes": 5e5 * tokens, "flops": 5e5 * tokens}
 
 
-def profile(words: Sequence[str], fault: BaseException | None = None, at: int = COUNT // 2) -> int:
-    """Run profile_gpu on it, its measurements logged in OUT.log; measuring the point *at* raises *fault*."""
+CUDA_ERROR = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"
+FULL = {"error": "CUDA out of memory. Tried to allocate 20.00 GiB"}
+FAULTS = ("ceilings", "point", "memory")
+
+
+def profile(words: Sequence[str]) -> int:
+    """Run profile_gpu on it, its measurements logged in OUT.log.
+
+    Behind the word `--fault` stands one of FAULTS: the GPU fails before the points, in the middle of them, or has no
+    room for the point there.
+    """
+    words, fault = _without_fault(words)
     log = Path(words[words.index("--out") + 1] + ".log")
 
     def run(points: Sequence[Point], known: Collection[str], seconds: float) -> Iterator[dict[str, Any]]:
         for point in points:
             if point.key in known:
                 continue
-            if fault is not None and point is POINTS[at]:
-                raise fault
-            found = row(point)
+            if fault == "point" and point is MIDDLE:
+                raise RuntimeError(CUDA_ERROR)
+            found = {"key": point.key, "kernel": "gemm"} | FULL if fault == "memory" and point is MIDDLE else row(point)
             with log.open("a") as file:
                 file.write(f"{point.key}\n")
             yield found
 
+    def ceilings() -> dict[str, float]:
+        if fault == "ceilings":
+            raise RuntimeError(CUDA_ERROR)
+        return {"read_tb_s": 4.5, "matmul_tflop_s": 700.0}
+
     _put("kernels.suite", points=lambda shapes: POINTS, run=run)
-    _put("kernels.ceilings", measure=lambda: {"read_tb_s": 4.5, "matmul_tflop_s": 700.0})
+    _put("kernels.ceilings", measure=ceilings)
     _put("kernels.shapes", SHAPES={"m": "m"})
     _put("sdsim.hardware.shape", tensor_shard=lambda shape, ranks: shape)
     _put("sdsim.hardware.provenance", provenance=lambda command: {"device": "NVIDIA H200"})
     return main(["--model", "m", *words])
+
+
+def _without_fault(words: Sequence[str]) -> tuple[list[str], str | None]:
+    if "--fault" not in words:
+        return list(words), None
+    at = words.index("--fault")
+    return [*words[:at], *words[at + 2 :]], words[at + 1]
 
 
 def _put(name: str, **content: object) -> None:

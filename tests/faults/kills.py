@@ -7,6 +7,7 @@ import random
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class Killer:
         # Forked from a process that holds everything imported, so that the moments are those of the work.
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["tests.faults.warm"])
-        self._folder = folder
+        self.folder = folder
         self._random = random.Random(seed)
         self._whole: dict[str, dict[str, bytes]] = {}
         self._seconds: dict[str, float] = {}
@@ -36,13 +37,13 @@ class Killer:
             self._finish(name)
             taken.append(time.monotonic() - started)
         self._seconds[name] = min(taken)
-        self._whole[name] = content(self._folder / COMMANDS[name].out)
+        self._whole[name] = content(self.folder / COMMANDS[name].out)
         self._clear(name)
 
     def kill(self, name: str, kills: int) -> Counter[str]:
         """Kill the command *name* so many times at work, each time going on where it ended; return what was found."""
         found: Counter[str] = Counter()
-        lost, out = 0, self._folder / COMMANDS[name].out
+        lost, out = 0, self.folder / COMMANDS[name].out
         while found["kills"] < kills:
             process = self.start(name)
             process.join(self._random.uniform(0, self._seconds[name]))
@@ -57,17 +58,26 @@ class Killer:
             else:
                 found["absent"] += 1
         if self._begun(name):
-            self._finish(name)
-            self._check(name, lost)
+            self.complete(name, lost)
         return found
 
-    def _begun(self, name: str) -> bool:
-        return any(self._folder.glob(f"{COMMANDS[name].out}.*"))
+    def complete(self, name: str, lost: int = 0) -> None:
+        """Let the command *name* go on to its end; raise AssertionError for other bytes, or more done again than lost.
 
-    def start(self, name: str, *more: str) -> BaseProcess:
-        """Return the command *name*, started with *more* words; it goes on if it was begun."""
+        *lost*: its processes that were killed at work.
+        """
+        self._finish(name)
+        self._check(name, lost)
+
+    def _begun(self, name: str) -> bool:
+        return any(self.folder.glob(f"{COMMANDS[name].out}.*"))
+
+    def start(self, name: str, *more: str, under: Callable[[], None] | None = None) -> BaseProcess:
+        """Return the command *name*, started with *more* words *under* a limit; it goes on if it was begun."""
         resumed = ("--resume",) if COMMANDS[name].resumes and self._begun(name) else ()
-        process = self._processes.Process(target=start, args=(name, str(self._folder), *resumed, *more))
+        process = self._processes.Process(
+            target=start, args=(name, str(self.folder), *resumed, *more), kwargs={"under": under}
+        )
         process.start()
         return process
 
@@ -78,21 +88,22 @@ class Killer:
 
     def _check(self, name: str, lost: int) -> None:
         """Raise AssertionError unless the output is what it should be, and *lost* kills cost one step each at most."""
-        found, whole = content(self._folder / COMMANDS[name].out), self._whole[name]
+        found, whole = content(self.folder / COMMANDS[name].out), self._whole[name]
         assert found == whole, f"{name}: other bytes in {[file for file in whole if found.get(file) != whole[file]]}"
         assert "Traceback" not in self.said(name), self.said(name)
-        if (log := self._folder / f"{COMMANDS[name].out}.log").exists():
+        if (log := self.folder / f"{COMMANDS[name].out}.log").exists():
             again = Counter(log.read_text().splitlines())
             assert again.total() <= len(again) + lost, f"{name}: {again.total() - len(again)} again after {lost} kills"
         self._clear(name)
 
     def said(self, name: str) -> str:
         """Return what the command *name* wrote on stderr since it began."""
-        said = self._folder / f"{name}.err"
+        said = self.folder / f"{name}.err"
         return said.read_text() if said.exists() else ""
 
     def _clear(self, name: str) -> None:
-        for path in (*self._folder.glob(f"{COMMANDS[name].out}*"), *self._folder.glob(f".{COMMANDS[name].out}*")):
+        out = COMMANDS[name].out
+        for path in (*self.folder.glob(f"{out}*"), *self.folder.glob(f".{out}*"), *self.folder.glob(f"{name}.err")):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
