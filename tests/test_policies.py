@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -12,8 +13,8 @@ import pytest
 from sdsim.errors import PolicyError
 from sdsim.policies import BUILT_IN, FlatCosts, check_parameters, get_policy, policy_class, policy_names
 from sdsim.policy import Observation, Outcome
-from sdsim.testing import check_policy, observations
-from tests.machine import plan_budget
+from sdsim.testing import check_policy, observations, plan_seconds
+from tests.machine import assert_in_budget
 
 PARAMETERS = {
     "fixed": {"length": 3},
@@ -71,7 +72,15 @@ ORACLES = sorted(name for name in BUILT_IN if "truth" in getattr(policy_class(na
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN.keys() - ORACLES))
 def test_contract(name):
-    check_policy(lambda: get_policy(name, PARAMETERS.get(name), Slope()), plan_budget())
+    check_policy(lambda: get_policy(name, PARAMETERS.get(name), Slope()), budget_s=None)
+
+
+@pytest.mark.speed
+@pytest.mark.parametrize("name", sorted(BUILT_IN.keys() - ORACLES))
+def test_a_plan_takes_fifty_microseconds_at_most(name):
+    policy = get_policy(name, PARAMETERS.get(name), Slope())
+    lengths = tuple(sorted({0, *policy.lengths}))
+    assert_in_budget(lambda: plan_seconds(policy, lengths, enough=math.inf))
 
 
 @pytest.mark.parametrize("name", ORACLES)

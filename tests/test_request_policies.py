@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from sdsim.policy import Outcome
 from sdsim.scenario import load_scenario, scenario_from_mapping
 from sdsim.simulation import make_system, simulate
 from sdsim.testing import check_policy, observations, outcome_of, plan_seconds
-from tests.machine import best_seconds, plan_budget
+from tests.machine import assert_in_budget, best_seconds
 from tests.policy_drive import seen
 
 VARIANTS = [
@@ -107,7 +106,7 @@ def chances(observation, row):
 
 @pytest.mark.parametrize(("name", "parameters"), VARIANTS)
 def test_contract(name, parameters):
-    check_policy(lambda: get_policy(name, parameters, Slope()), plan_budget())
+    check_policy(lambda: get_policy(name, parameters, Slope()), budget_s=None)
 
 
 @pytest.mark.parametrize(("name", "parameters"), VARIANTS)
@@ -130,12 +129,7 @@ def test_plan_takes_less_than_fifty_microseconds(name, parameters):
         observation = chains(rng, 256, 8, step, ragged=False, slo_slack=slack, now=0.02 * step, waiting=1)
         observation = observation._replace(generated=observation.generated + 2 * step)
         policy.learn(outcome_of(observation, policy.plan(observation)))
-    for _ in range(20):
-        took, allowed = best_seconds(lambda: policy.plan(observation)), plan_budget(sums=4)
-        if took < allowed:
-            break
-        time.sleep(0.1)  # for whoever shares the machine to let go of it
-    assert took < allowed
+    assert_in_budget(lambda: best_seconds(lambda: policy.plan(observation)), sums=4)
 
 
 @pytest.mark.parametrize("name", NAMES)
