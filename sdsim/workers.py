@@ -6,14 +6,16 @@ for long. What a worker reads, such as a calibration, it keeps: it is parsed onc
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from sdsim.errors import ScenarioError, SdsimError
@@ -25,6 +27,7 @@ Found = TypeVar("Found")
 LONGEST_CHUNK = 4
 """Items: what a worker that is killed loses at most."""
 CONNECT_S = 10
+CHECK_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Workers:
 
     executor: Executor | None = None
     count: int = 1
+    check: Callable[[], None] = lambda: None
+    """Raises SdsimError if nobody is left to work; called now and then."""
 
     def map(self, work: Callable[[Item], Found], items: Sequence[Item]) -> Iterator[tuple[int, Found]]:
         """Yield (place in *items*, work(item)) as they finish. Raises SdsimError if a worker ends before its work."""
@@ -42,7 +47,7 @@ class Workers:
         places: dict[Future[list[Found]], int] = {}
         for start, stop in chunks(len(items), self.count):
             places[self.executor.submit(_work, work, items[start:stop])] = start
-        for future in as_completed(list(places)):
+        for future in _finished(set(places), self.check):
             found = _result(future)
             yield from enumerate(found, places.pop(future))
 
@@ -63,11 +68,24 @@ def _work(work: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
     return [work(item) for item in items]
 
 
+def _finished(left: set[Future[Found]], check: Callable[[], None]) -> Iterator[Future[Found]]:
+    """Yield the futures *left* as they finish; where none might any more, *check* raises."""
+    while left:
+        try:
+            for future in as_completed(left, timeout=CHECK_S):
+                left.discard(future)
+                yield future
+        except TimeoutError:
+            check()
+
+
 def _result(future: Future[Found]) -> Found:
     try:
         return future.result()
     except BrokenExecutor:
         raise _ended() from None
+    except CancelledError:
+        raise SdsimError("the cluster's scheduler ended before the work did; start it again, and its workers") from None
     except Exception as error:
         if type(error).__name__ != "KilledWorker":
             raise
@@ -127,6 +145,7 @@ def cluster_workers(address: str) -> Iterator[Workers]:
         from distributed import Client
     except ImportError:
         raise ScenarioError("--cluster: needs dask.distributed; install it with pip install 'sdsim[cluster]'") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # whose end is said here, in a line
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
@@ -134,15 +153,21 @@ def cluster_workers(address: str) -> Iterator[Workers]:
         raise ScenarioError(f"--cluster: {found}; allowed: such as tcp://host:8786; start a dask scheduler") from None
     with client:
         _check_workers(client, address)
-        yield Workers(client.get_executor(pure=False), sum(client.nthreads().values()))
+        count = sum(client.nthreads().values())
+        yield Workers(client.get_executor(pure=False), count, partial(_await_worker, client, address))
 
 
-def _check_workers(client: Any, address: str) -> None:
+def _await_worker(client: Any, address: str) -> None:
+    """Return once there is a worker; raise ScenarioError if none comes."""
     try:
         client.wait_for_workers(1, timeout=CONNECT_S)
     except TimeoutError:
         found = f"{address} has no workers; allowed: one or more; start dask worker {address} --nthreads 1"
         raise ScenarioError(f"--cluster: {found}") from None
+
+
+def _check_workers(client: Any, address: str) -> None:
+    _await_worker(client, address)
     try:
         digests = client.run(package_digest)
     except ImportError as error:

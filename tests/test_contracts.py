@@ -40,6 +40,7 @@ class Mine:
         pass
 """
 ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
@@ -119,8 +120,7 @@ def test_the_file_of_a_scenarios_policy_stands_beside_the_scenario(small, monkey
 def test_the_installed_command_finds_modules_of_the_folder_that_it_is_called_in(small):
     code = "import sys; sys.path.remove(''); sys.argv[1:] = ['run', 'small.yaml', '--json', '--policy', 'mine:Mine']\n"
     code += "from sdsim.__main__ import entry; entry()"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
     assert json.loads(done.stdout)["policy"] == "mine:Mine", done.stderr
 
 
@@ -160,6 +160,19 @@ def test_an_illegal_plan_is_an_error_at_the_policys_line(plan, small):
     )
     with pytest.raises(sdsim.PolicyError, match=rf"^small.yaml:6: policy: Mine planned .*{PLANS[plan]}"):
         run([small, "--json", "--policy", "mine.py:Mine"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+@pytest.mark.parametrize("words", [["--json"], ["--no-plots", "--out", "ran"]])
+def test_a_full_disk_behind_stdout_is_an_error_of_one_line(words, small):
+    """What was written besides stays."""
+    command = [sys.executable, "-m", "sdsim.run", small, *words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert done.returncode == 2, done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert said == ["stdout: cannot be written: [Errno 28] No space left on device; free space where it goes"]
+    assert Path("ran/summary.json").exists() == ("--out" in words)
 
 
 RAISED = {

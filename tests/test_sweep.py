@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -422,6 +423,32 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(sweep):
     assert process.returncode == 0, error
     assert main([path, "--jobs", "1", "--quiet", "--out", "whole.parquet"]) == 0
     assert Path("runs/many.parquet").read_bytes() == Path("whole.parquet").read_bytes()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs the extra `cluster`")
+@pytest.mark.slow  # starts a scheduler and a worker, each of which imports everything: some 10 s
+@pytest.mark.parametrize(("lost", "said"), [
+    ("scheduler", "the cluster's scheduler ended before the work did; start it again"),
+    ("worker", "--cluster: tcp://127.0.0.1:\\d+ has no workers; allowed: one or more; start dask worker"),
+])  # fmt: skip
+def test_a_cluster_that_loses_its_last_worker_or_its_scheduler_keeps_what_is_finished(sweep, lost, said):
+    path = sweep(LONGER, "scenario: slow.yaml\n")
+    Path("slow.yaml").write_text(BASE.replace("limit: 20", "limit: 300"))
+    address = f"tcp://127.0.0.1:{(port := free_port())}"
+    worker = ("dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
+    impatient = "import sdsim.workers, sdsim.sweep as s; sdsim.workers.CHECK_S = 1; s.run_command(s.main)"
+    with dask("dask_scheduler", "--port", str(port), "--no-dashboard") as scheduler, dask(*worker) as alone:
+        words = [sys.executable, "-c", impatient, path, "--quiet", "--cluster", address]
+        process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
+        journal = Path("runs/many.parquet.journal")
+        wait_until(lambda: lines(journal) >= 4, 60)
+        {"scheduler": scheduler, "worker": alone}[lost].kill()
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 2, error
+    assert "Traceback" not in error
+    assert re.search(f"^{said}.*\n\\d+ finished cells are kept in runs/many.parquet.journal", error, re.MULTILINE)
+    assert main([path, "--jobs", "1", "--quiet", "--resume"]) == 0
+    assert len(table()) == 24
 
 
 def test_a_cluster_that_is_not_there_is_said(monkeypatch):

@@ -96,8 +96,8 @@ def _module(name: str) -> ModuleType:
     path = str(Path(name).resolve())
     if path not in sys.modules:
         spec = importlib.util.spec_from_file_location(path, path)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{name} is no Python file")
+        assert spec is not None  # whatever its name, Python can load what ends in .py
+        assert spec.loader is not None
         sys.modules[path] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(sys.modules[path])
