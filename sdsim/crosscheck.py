@@ -29,7 +29,7 @@ from sdsim.command import (
 from sdsim.errors import ScenarioError
 from sdsim.measurements import read_measurements
 from sdsim.result import Result, to_json
-from sdsim.whole import write_folder
+from sdsim.whole import refuse_existing, write_folder
 
 EXAMPLE = """examples:
   python -m sdsim.crosscheck --measured steps.jsonl --engine vllm-0.22.1 --out agreement
@@ -110,8 +110,8 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.seconds is not None and not options.scenario:
         raise ScenarioError("--seconds: found without a SCENARIO; allowed with one; add it, or drop --seconds")
-    if options.out is not None and options.out.exists():
-        raise ScenarioError(f"{options.out}: exists already; name another folder with --out, or remove it")
+    if options.out is not None:
+        refuse_existing(options.out)
     if options.points < 1:
         raise ScenarioError(f"--points: found {options.points}; allowed: 1 or more")
     if options.seconds is not None and not options.seconds > 0:
