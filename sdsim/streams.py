@@ -59,7 +59,8 @@ def coins(seed: int, name: str, request_ids: Integers, positions: Integers) -> F
     """Return the coins of *request_ids* at *positions*, broadcast together: float64 in [0, 1)."""
     ids, places = np.broadcast_arrays(_unsigned(request_ids), _unsigned(positions))
     uniform = np.empty(ids.shape)
-    _toss(np.uint64(coin_key(seed, name)), ids.ravel(), places.ravel(), uniform.reshape(-1))
+    # copies: a view of what was broadcast warns as soon as numba asks numpy 1.26 whether it may be written
+    _toss(np.uint64(coin_key(seed, name)), ids.flatten(), places.flatten(), uniform.reshape(-1))
     return uniform
 
 
