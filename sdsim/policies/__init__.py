@@ -142,6 +142,8 @@ def get_policy(kind: str, parameters: Mapping[str, object] | None = None, cost: 
         policy: Policy = maker(**parameters)
     except (TypeError, ValueError) as error:
         raise PolicyError(f"policy {kind}: {error}") from None
+    except PolicyError:  # of a policy within
+        raise
     except (Exception, SystemExit) as error:
         raise PolicyError(f"policy {kind}: cannot be built: {type(error).__name__}: {error}; mend it") from error
     if not isinstance(policy, Policy):
