@@ -15,7 +15,7 @@ from kernels.numerics import relative_error
 from sdsim.errors import CapacityError
 from sdsim.experts import make_routing
 from sdsim.hardware.executor import Executor, even_shape
-from sdsim.hardware.graphs import KEPT, Graphs
+from sdsim.hardware.graphs import KEPT, Graphs, Launched
 from sdsim.hardware.layout import arrange, bound
 from sdsim.hardware.routes import Routes, Tally
 from sdsim.hardware.work import Inputs, Work
@@ -120,6 +120,16 @@ def test_a_step_that_computes_nothing_is_noticed(executor, monkeypatch):
     monkeypatch.setattr(executor, "step", lambda shape: None)
     with pytest.raises(RuntimeError, match="never written"):
         executor.time_point(1, 0, 8)
+
+
+def test_calls_are_captured_once_their_key_has_come_often():
+    graphs, depths = Graphs("cpu", after=3), []
+    found = [graphs.get("key", lambda: depths.append) for _ in range(4)]
+    assert [isinstance(call, Launched) for call in found] == [True, True, False, False]
+    assert graphs.captured == 1
+    assert found[2] is found[3]
+    found[0]()
+    assert depths == [1, 1, 1, None]  # what is new compiles first
 
 
 def test_graphs_are_made_once_and_the_oldest_go():

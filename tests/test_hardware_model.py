@@ -13,7 +13,7 @@ from kernels.layer import Rows
 from kernels.numerics import relative_error
 from sdsim.errors import CapacityError, ScenarioError
 from sdsim.hardware.generation import generate
-from sdsim.hardware.model import RESERVED_BYTES, Pair, decoder_bytes, fitting
+from sdsim.hardware.model import COPIES, RESERVED_BYTES, Pair, activation_bytes, decoder_bytes, fitting
 from sdsim.hardware.shape import kernel_shape, whole_shape
 from sdsim.models import load_model
 
@@ -49,7 +49,9 @@ def test_room_is_what_the_tensors_take():
 
 
 def test_pages_are_as_many_as_fit_beside_the_models(monkeypatch):
-    free = sum(decoder_bytes(shape, replace(SIZES, pages=20)) for shape in (SPARSE, DRAFT)) + RESERVED_BYTES
+    shapes = (SPARSE, DRAFT)
+    held = sum(decoder_bytes(shape, replace(SIZES, pages=20)) for shape in shapes)
+    free = held + RESERVED_BYTES + COPIES * sum(activation_bytes(shape, SIZES) for shape in shapes)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 2 * free))
     assert fitting([SPARSE, DRAFT], SIZES).pages == 20
     assert fitting([SPARSE], SIZES) == SIZES

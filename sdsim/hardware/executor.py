@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from kernels.timing import check_written, poison
-from sdsim.hardware.graphs import Graphs, timed
+from sdsim.hardware.graphs import Graphs, Timer
 from sdsim.hardware.layout import Arranged, arrange
 from sdsim.hardware.model import Pair, Sizes
 from sdsim.hardware.routes import Routes, Tally
@@ -70,9 +70,10 @@ class PointTime(NamedTuple):
 class Executor:
     """Runs the steps of one target and its draft, of any number of replicas in turn: it keeps nothing between steps."""
 
-    def __init__(self, pair: Pair, sizes: Sizes, seed: int = 0) -> None:
+    def __init__(self, pair: Pair, sizes: Sizes, seed: int = 0, capture_after: int = 1) -> None:
         self.pair, self.sizes = pair, sizes
-        self.graphs = Graphs(pair.device)
+        self.graphs = Graphs(pair.device, capture_after)
+        self._timed = Timer(pair.device)
         self._inputs = Inputs(pair, sizes, seed)
         self._work = Work(pair, self._inputs)
         shape = pair.target.shape
@@ -94,7 +95,7 @@ class Executor:
         if self._routes is not None:
             self._routes.draw(tokens)
         parts = list(self._parts(shape, arranged))
-        seconds, launched = timed([call for _, call in parts], self.pair.device)
+        seconds, launched = self._timed([call for _, call in parts])
         host_s = launched - started - (self.graphs.seconds - captured)
         spent = {"target": 0.0, "rejection": 0.0, "draft": 0.0}
         for (name, _), s in zip(parts, seconds, strict=True):

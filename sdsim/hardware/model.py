@@ -14,8 +14,10 @@ from kernels.shapes import Shape
 from kernels.verify_attention import PAGE
 from sdsim.errors import CapacityError, ScenarioError
 
-RESERVED_BYTES = 5e9
-"""Kept free for the activations of a step, the logits and the captured graphs."""
+RESERVED_BYTES = 4e9
+"""Kept free for the logits and the captured graphs."""
+COPIES = 2
+"""Of a layer's activations: what an allocator keeps of sizes that do not fit into each other."""
 
 
 def pick_device() -> str:
@@ -90,7 +92,15 @@ def fitting(shapes: list[Shape], sizes: Sizes, dtype: torch.dtype = torch.bfloat
 
 
 def _need(shapes: list[Shape], sizes: Sizes, dtype: torch.dtype) -> float:
-    return sum(decoder_bytes(shape, sizes, dtype) for shape in shapes) + RESERVED_BYTES
+    held = sum(decoder_bytes(shape, sizes, dtype) for shape in shapes)
+    return held + RESERVED_BYTES + COPIES * sum(activation_bytes(shape, sizes, dtype) for shape in shapes)
+
+
+def activation_bytes(shape: Shape, sizes: Sizes, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Return what one layer holds of a step's largest number of tokens, B."""
+    dense = max(shape.intermediate, shape.shared_intermediate)
+    width = 4 * shape.hidden + 3 * dense + shape.topk * (shape.expert_intermediate + shape.hidden)
+    return int(sizes.tokens * width * dtype.itemsize)
 
 
 def _check_room(shapes: list[Shape], sizes: Sizes, dtype: torch.dtype) -> None:

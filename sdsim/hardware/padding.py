@@ -57,13 +57,14 @@ class Batches:
         import torch
 
         from kernels.layer import PAGE, Cache
-        from sdsim.hardware.graphs import Graphs
+        from sdsim.hardware.graphs import Graphs, Timer
         from sdsim.hardware.model import Pair, Sizes
 
         torch.manual_seed(seed)
         per = -(-(CONTEXT + 1) // PAGE)
         sizes = Sizes(rows=rows, tokens=rows, draft_length=0, pages=rows * per, positions=CONTEXT + 1)
         self.shape, self.device, self.graphs = shape, device, Graphs(device)
+        self._timed = Timer(device)
         self.target = Pair(shape, None, sizes, device=device).target
         self.cache = Cache(rows, CONTEXT + 1, shape.head_dim, device)
         self.tokens = torch.zeros(rows, dtype=torch.int32, device=device)
@@ -80,9 +81,8 @@ class Batches:
 
     def step(self, run: int) -> float:
         """Run *run* tokens; return the seconds on the GPU."""
-        from sdsim.hardware.graphs import timed
-
-        return timed([self.graphs.get(run, lambda: self._call(run))], self.device)[0][0]
+        seconds, _ = self._timed([self.graphs.get(run, lambda: self._call(run))])
+        return seconds[0]
 
     def _call(self, run: int) -> Any:
         from kernels.layer import Rows

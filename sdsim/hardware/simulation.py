@@ -34,6 +34,9 @@ from sdsim.step import StepShape
 IDEAL = "ideal"
 """The engine that a run on the GPU is to be compared with, and that its policies price their steps by."""
 
+CAPTURE_AFTER = 3
+"""Uses of a step's layout from which it is captured: traffic makes most of them once."""
+
 
 class _OnGpu:
     """Stands where a run has its latency model; keeps what each step took and touched."""
@@ -122,7 +125,7 @@ def make_executor(scenario: Scenario, policies: Iterable[PolicySpec] | None = No
     sizes = _sizes(scenario, system, chosen)
     sizes = fitting(shapes, sizes) if device == "cuda" else sizes
     pair = Pair(shapes[0], shapes[1] if draft else None, sizes, device=device)
-    return Executor(pair, sizes, seed)
+    return Executor(pair, sizes, seed, CAPTURE_AFTER)
 
 
 def _loads_draft(spec: PolicySpec, system: System) -> bool:
