@@ -90,6 +90,8 @@ def random_case(number: int) -> tuple[Drawn, Pools]:
         "seed": number,
     } | _served(draw, max(17, seqs))
     mapping["replica"] |= {"max_num_seqs": seqs}
+    if mapping["engine"] != "ideal" and mapping["draft"]["kind"] == "model":  # whose own tokens the engine keeps
+        mapping["replica"]["max_num_batched_tokens"] = max(17 + seqs, mapping["replica"]["max_num_batched_tokens"])
     least = -(-(prompt + output + 17) // size)
     blocks = draw.between(least, 3 * least)
     return mapping, (blocks, blocks + draw.between(1, least) - 1)
