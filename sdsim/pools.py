@@ -76,6 +76,14 @@ def make_collectives(scenario: Scenario) -> Collectives:
     return collectives.make_collectives(gpu, scenario.gpus.count, scenario.network, measured)
 
 
+def replica_blocks(scenario: Scenario, system: System, draft: Draft | None, longest: int) -> int:
+    """Return the KV blocks of a replica that loads *draft* and verifies *longest* drafts a row."""
+    s, r = scenario, scenario.replica
+    memory = (r.memory_fraction, r.max_num_seqs, r.max_num_batched_tokens)
+    taken = system.engine.memory_bytes
+    return kv_blocks(system.target, draft, load_gpu(s.gpus.name), s.layout, *memory, longest, s.block_size, taken)
+
+
 class Pool:
     """Replicas that are alike: what they run on, and the drafts that their policy may ask for."""
 
@@ -87,15 +95,10 @@ class Pool:
         self.latency = system.latency(self.lengths[-1], self.loads_drafter)
 
     def _memory(self) -> Memory:
-        def blocks(draft: Draft | None, longest: int) -> int:
-            s, r = self.scenario, self.scenario.replica
-            gpu = load_gpu(s.gpus.name)
-            memory = (r.memory_fraction, r.max_num_seqs, r.max_num_batched_tokens)
-            taken = self.system.engine.memory_bytes
-            return kv_blocks(self.system.target, draft, gpu, s.layout, *memory, longest, s.block_size, taken)
-
-        without = blocks(None, 0)
-        return Memory(blocks(self.system.draft, self.lengths[-1]) if self.loads_drafter else without, without)
+        without = replica_blocks(self.scenario, self.system, None, 0)
+        if not self.loads_drafter:
+            return Memory(without, without)
+        return Memory(replica_blocks(self.scenario, self.system, self.system.draft, self.lengths[-1]), without)
 
     def limits(self) -> Limits:
         """Return what a fresh replica can hold."""

@@ -18,13 +18,11 @@ import numpy as np
 
 from sdsim.agreement.figures import relative_error
 from sdsim.agreement.setting import Setting
-from sdsim.cluster import kv_blocks
-from sdsim.gpus import load_gpu
 from sdsim.measurements import Replay
 from sdsim.metrics import Columns, distribution, latencies, ratio
+from sdsim.pools import replica_blocks
 from sdsim.result import Result
-from sdsim.scenario import Scenario
-from sdsim.simulation import System, simulate
+from sdsim.simulation import simulate
 from sdsim.statistics import mean_summary
 
 SEEDS = range(5)
@@ -75,6 +73,7 @@ def replay_row(replay: Replay, setting: Setting, seeds: Sequence[int] = SEEDS) -
         workload = {"kind": "trace", "format": "jsonl", "path": str(trace)}
         scenario = setting.scenario(r, replay.max_num_seqs, workload, f"replay of {r.model} at {r.rate:g}/s")
         system = setting.system(scenario, r)
+        blocks = replica_blocks(scenario, system, system.draft if r.draft_length else None, r.draft_length)
         chosen = seeds if r.draft_length else seeds[:1]
         results = [simulate(scenario, seed=seed, system=system) for seed in chosen]
     return {
@@ -87,7 +86,7 @@ def replay_row(replay: Replay, setting: Setting, seeds: Sequence[int] = SEEDS) -
         "requests": len(replay),
         "saturated": replay.saturated,
         **compared(client_figures([_as_run(replay)]), client_figures([r.requests for r in results])),
-        "kv_blocks": {"measured": r.kv_blocks, "simulated": _blocks(scenario, system, r.draft_length)},
+        "kv_blocks": {"measured": r.kv_blocks, "simulated": blocks},
         **_run_facts(results),
     }
 
@@ -106,14 +105,6 @@ def _write_trace(replay: Replay, folder: Path) -> Path:
 def _as_run(replay: Replay) -> Columns:
     """Return the measured requests with the columns of a run: what was emitted counts."""
     return replay.requests | {"output_tokens": replay.requests["got_tokens"]}
-
-
-def _blocks(scenario: Scenario, system: System, longest: int) -> int:
-    spec, draft = scenario.replica, system.draft if longest else None
-    limits = (spec.memory_fraction, spec.max_num_seqs, spec.max_num_batched_tokens)
-    gpu = load_gpu(scenario.gpus.name)
-    taken = system.engine.memory_bytes
-    return kv_blocks(system.target, draft, gpu, scenario.layout, *limits, longest, scenario.block_size, taken)
 
 
 def _run_facts(results: Sequence[Result]) -> Row:

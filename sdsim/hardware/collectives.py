@@ -23,6 +23,7 @@ from sdsim.command import OK, run_command
 from sdsim.errors import CalibrationError, ScenarioError
 from sdsim.gpus import gpu_of_device
 from sdsim.latency.collectives import SCHEMA
+from sdsim.whole import write_file
 
 MISSING = "hardware needs a checkout with kernels/, and torch and triton: pip install -e '.[gpu]' ({error})"
 MODELS = {"tensor": "mixtral-8x7b", "expert": "qwen3-30b-a3b"}
@@ -189,9 +190,8 @@ def _described(row: Row) -> str:
 
 def _write(path: Path, rows: list[Row]) -> None:
     """Write *rows* whole: what is there after a part is not lost with the next."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
-    part.replace(path)
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    write_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import numpy as np
 
 from kernels._triton import cdiv
 from kernels.verify_attention import PAGE
-from sdsim.cluster import kv_blocks
 from sdsim.drafts import Draft
 from sdsim.errors import ScenarioError
 from sdsim.gpus import gpu_of_device, load_gpu
@@ -24,8 +23,8 @@ from sdsim.hardware.model import Pair, Sizes, fitting, pick_device
 from sdsim.hardware.routes import Tally
 from sdsim.hardware.shape import whole_shape
 from sdsim.latency.composition import ComposedLatency
-from sdsim.parallel import Layout
 from sdsim.policy import FloatArray
+from sdsim.pools import replica_blocks
 from sdsim.result import Result
 from sdsim.scenario import PolicySpec, Scenario
 from sdsim.simulation import DEFAULT_LENGTHS, System, make_policy, make_system, simulate
@@ -138,13 +137,12 @@ def _longest(spec: PolicySpec, system: System) -> int:
 
 def _sizes(scenario: Scenario, system: System, policies: list[PolicySpec]) -> Sizes:
     """Return the room that runs of *policies* need: the KV memory that the simulator gives them."""
-    replica, gpu = scenario.replica, load_gpu(scenario.gpus.name)
-    limits = replica.memory_fraction, replica.max_num_seqs, replica.max_num_batched_tokens
+    replica = scenario.replica
     longest, pages = 0, 0
     for spec in policies:
         length = _longest(spec, system)
         draft: Draft | None = system.draft if _loads_draft(spec, system) else None
-        blocks = kv_blocks(system.target, draft, gpu, Layout(), *limits, length, scenario.block_size)
+        blocks = replica_blocks(scenario, system, draft, length)
         longest, pages = max(longest, length), max(pages, cdiv(blocks * scenario.block_size, PAGE))
     if scenario.block_size % PAGE:
         pages += replica.max_num_seqs  # a row's last page may be part empty
