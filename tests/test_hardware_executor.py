@@ -14,8 +14,9 @@ from kernels.layer import Rows
 from kernels.numerics import relative_error
 from sdsim.errors import CapacityError
 from sdsim.experts import make_routing
+from sdsim.hardware import graphs as graphs_module
 from sdsim.hardware.executor import Executor, even_shape
-from sdsim.hardware.graphs import KEPT, Graphs, Launched
+from sdsim.hardware.graphs import KEPT, Graphs, Launched, Timer, _Captured
 from sdsim.hardware.layout import arrange, bound
 from sdsim.hardware.routes import Routes, Tally
 from sdsim.hardware.work import Inputs, Work
@@ -129,7 +130,64 @@ def test_calls_are_captured_once_their_key_has_come_often():
     assert graphs.captured == 1
     assert found[2] is found[3]
     found[0]()
-    assert depths == [1, 1, 1, None]  # what is new compiles first
+    assert depths == [1, None]  # what is new compiles first
+
+
+class Gpu:
+    """A stream that takes 1,000 launches ahead: calls are (kernels, s of each on the GPU, s to launch each)."""
+
+    def __init__(self, monkeypatch):
+        self.runs = []
+        monkeypatch.setattr(graphs_module, "_timed", self.timed)
+
+    def timed(self, calls, lead_s):
+        self.runs.append((lead_s, [type(c).__name__ for c in calls]))
+        host, gpu, waited, ends, marks, seconds = 0.0, lead_s, 0.0, [], [0.0], []
+        for call in calls:
+            kernels, each, launch = call.work
+            began = gpu
+            for _ in range(kernels):
+                host = max(host + launch, ends[-1000] if len(ends) >= 1000 else 0.0)
+                waited += max(0.0, host - gpu)
+                gpu = max(gpu, host) + each
+                ends.append(gpu)
+            marks.append(host)
+            seconds.append(gpu - began)
+        self.waited = waited
+        return seconds, marks, gpu + 2e-5
+
+
+def launched(kernels, each, launch):
+    call = Launched(None, lambda: graph(kernels * each))
+    call.work = kernels, each, launch
+    return call
+
+
+def graph(seconds):
+    call = _Captured(None, None)
+    call.work = 1, seconds, 2e-5
+    return call
+
+
+@pytest.mark.parametrize("kernels", [500, 1500, 4000])
+@pytest.mark.parametrize("launch_us", [5, 30, 45, 90])
+def test_what_is_timed_kept_the_gpu_busy_even_where_its_queue_is_full(monkeypatch, kernels, launch_us):
+    gpu, timer = Gpu(monkeypatch), Timer("cuda")
+    for _ in range(20):
+        calls = [launched(kernels, 5e-5, launch_us * 1e-6), graph(1e-4), launched(kernels // 2, 4e-6, 1e-6 * launch_us)]
+        seconds, _ = timer(calls)
+        assert gpu.waited == 0
+        assert seconds == pytest.approx([kernels * 5e-5, 1e-4, kernels // 2 * 4e-6])
+    assert len(gpu.runs) < 60
+    assert max(lead for lead, _ in gpu.runs) <= 0.07
+    if kernels == 500 and launch_us < 90:  # nothing is captured that a lead can save
+        assert all("Launched" in kinds for _, kinds in gpu.runs)
+
+
+def test_a_gpu_that_always_waits_is_said(monkeypatch):
+    monkeypatch.setattr(graphs_module, "_timed", lambda calls, lead_s: ([1e-3], [0.0, lead_s + 1], lead_s + 1.001))
+    with pytest.raises(RuntimeError, match="the host takes more"):
+        Timer("cuda")([graph(1e-3)])
 
 
 def test_graphs_are_made_once_and_the_oldest_go():

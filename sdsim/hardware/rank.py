@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kernels import routing
 from kernels._triton import UPCAST
-from sdsim.hardware.graphs import LEAD_CYCLES
+from sdsim.hardware.graphs import LEAST_LEAD_S, hold_back
 from sdsim.hardware.parallel_layer import ExpertLayer, ParallelModel, TensorLayer
 from sdsim.hardware.shape import expert_shard, tensor_shard, whole_shape
 from sdsim.models import load_model
@@ -96,7 +96,7 @@ class Ranks:
             run()
             return time.perf_counter() - started
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(LEAD_CYCLES)
+        hold_back(LEAST_LEAD_S)
         dist.all_reduce(self.flag)
         start.record()
         run()
