@@ -68,3 +68,13 @@ def unknown(kind: str, word: str, allowed: Iterable[str]) -> str:
         shown = sorted(difflib.get_close_matches(word, names, n=MANY // 2, cutoff=0.0))
         more = f" and {len(names) - len(shown)} more"
     return f"unknown {kind} {word!r}; known: {', '.join(shown) or 'none'}{more}{did_you_mean(word, names)}"
+
+
+MOST_SAID = 300
+"""Characters of another library's message that an error repeats."""
+
+
+def gpu_failure(where: str, error: RuntimeError) -> str:
+    """Return the sentence for a GPU, or a driver, that gave up."""
+    found = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:MOST_SAID]}"
+    return f"{where}: the GPU failed: {found}; a GPU that measures is needed; see nvidia-smi"

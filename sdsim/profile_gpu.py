@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from sdsim.command import OK, Parser, run_command
-from sdsim.errors import CalibrationError, ScenarioError
+from sdsim.errors import CalibrationError, ScenarioError, gpu_failure
 from sdsim.files import read_json, read_text, reason
 from sdsim.latency.calibration import SCHEMA
 from sdsim.models import Model, load_model, model_names
@@ -27,8 +27,6 @@ from sdsim.whole import kept_lines, write_file
 EXAMPLE = """example:
   python -m sdsim.profile_gpu --model qwen3-30b-a3b,qwen2-0.5b --out h200.json --minutes 10"""
 QUICK_MINUTES = 1.0
-MOST_SAID = 300
-"""Characters of what a failing GPU says."""
 MISSING = "profile_gpu needs a checkout with kernels/, and torch and triton: pip install -e '.[gpu]' ({error})"
 NO_ENGINE = "--engine: {error}; install the engine where this runs, or leave the option out to time our kernels"
 
@@ -179,9 +177,7 @@ def keeping(rows: list[dict[str, Any]], part: Path, at: Callable[[], str]) -> It
     except ScenarioError as error:
         raise CalibrationError(*error.problems, *kept(rows, part)) from None
     except RuntimeError as error:
-        found = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:MOST_SAID]}"
-        said = f"{at()}: the GPU failed: {found}; a GPU that measures is needed; see nvidia-smi"
-        raise CalibrationError(said, *kept(rows, part)) from None
+        raise CalibrationError(gpu_failure(at(), error), *kept(rows, part)) from None
 
 
 def kept(rows: list[dict[str, Any]], part: Path) -> list[str]:

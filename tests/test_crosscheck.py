@@ -479,6 +479,19 @@ def test_a_scenario_on_the_gpu_is_compared_policy_by_policy(tmp_path, monkeypatc
     assert "1.5 s on the GPU, 0.2 s between, 3 graphs captured in 0.5 s; " in said.err
 
 
+def test_a_gpu_that_fails_is_one_line(tmp_path, monkeypatch):
+    def make_executor(scenario):
+        raise RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`")
+
+    gpu = types.ModuleType("sdsim.hardware.simulation")
+    gpu.IDEAL, gpu.make_executor, gpu.run_on_gpu = "ideal", make_executor, None
+    monkeypatch.setitem(sys.modules, gpu.__name__, gpu)
+    scenario = tmp_path / "s.yaml"
+    scenario.write_text(json.dumps(REPLAYED))
+    with pytest.raises(ScenarioError, match=r"^--on gpu: the GPU failed: RuntimeError: CUDA error: out of memory; a"):
+        main([str(scenario), "--on", "gpu"])
+
+
 def test_without_vllm_the_error_says_so():
     with pytest.raises(ScenarioError, match="vllm is not installed here"):
         main(["--on", "vllm", "--model", "qwen3-30b"])

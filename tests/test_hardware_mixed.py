@@ -114,3 +114,14 @@ def test_lines_are_there_whole_or_not_at_all(tmp_path):
     with pytest.raises(ScenarioError, match="no such folder"), json_lines(tmp_path / "no" / "x", {}):
         pass
     assert whole_list("--n", "3, 1,3", 1, 9) == [1, 3]
+
+
+def test_a_gpu_that_fails_between_lines_is_said_and_they_are_kept(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    failed = pytest.raises(ScenarioError, match="the GPU failed: RuntimeError: CUDA error")
+    with failed as said, json_lines(path, {"kind": "x"}) as append:
+        append({"a": 1})
+        raise RuntimeError("CUDA error: an illegal memory access")
+    assert said.value.problems[1] == f"what was measured is kept in {path}.part"
+    assert not path.exists()
+    assert len((tmp_path / "lines.jsonl.part").read_text().splitlines()) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdsim.agreement.gpu_points import MISSING, fitting_points, measure_points, require_gpu
 from sdsim.agreement.setting import GPU, Setting, usual_draft
-from sdsim.errors import ScenarioError
+from sdsim.errors import ScenarioError, gpu_failure
 from sdsim.measurements.record import shipped_config
 from sdsim.result import Result
 from sdsim.scenario import Scenario, load_scenario
@@ -25,10 +25,13 @@ def gpu_runs(
         from sdsim.hardware.simulation import IDEAL, make_executor, run_on_gpu
     except ImportError as error:
         raise ScenarioError(MISSING.format(error=error)) from None
-    executor = make_executor(scenario)
-    for policy in scenario.policies:
-        measured: Result = run_on_gpu(scenario, policy, executor=executor)
-        yield measured, simulate(scenario, policy, engine=setting.engine or IDEAL)
+    try:
+        executor = make_executor(scenario)
+        for policy in scenario.policies:
+            measured: Result = run_on_gpu(scenario, policy, executor=executor)
+            yield measured, simulate(scenario, policy, engine=setting.engine or IDEAL)
+    except RuntimeError as error:
+        raise ScenarioError(gpu_failure("--on gpu", error)) from None
 
 
 def _cut(scenario: Scenario, seconds: float | None) -> Scenario:

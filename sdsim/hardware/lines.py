@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdsim.errors import ScenarioError
+from sdsim.errors import ScenarioError, gpu_failure
 
 Line = dict[str, Any]
 
@@ -41,5 +41,8 @@ def json_lines(path: Path, head: Line) -> Iterator[Callable[[Line], None]]:
             file.flush()
 
         append(head)
-        yield append
+        try:
+            yield append
+        except RuntimeError as error:
+            raise ScenarioError(gpu_failure(f"--out: {path}", error), f"what was measured is kept in {part}") from None
     part.replace(path)
