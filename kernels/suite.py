@@ -27,7 +27,7 @@ BETWEEN = (3, 6, 12, 24, 48, 96, 192, 384, 768, 1536, 3072, 6144)
 POWERS = tuple(2**i for i in range(14))
 CAPTURED = (24, *range(40, 257, 16), 120, 192, 240, *range(288, 513, 32), 640, 768)
 BATCHES = (1, 4, 16, 64, 256)
-BATCHES_BETWEEN = (8, 24, 32, 48, 96, 128, 192)
+BATCHES_BETWEEN = (8, 32, 48, 96, 128, 192)
 CONTEXTS = (256, 1024, 4096, 16384, 32768)
 Q_LENS = (1, 2, 3, 5, 9)
 STACKS = ((1, 1), (8, 1), (8, 5), (64, 1), (64, 5))  # batch, q_len of the composition check
@@ -101,12 +101,11 @@ def attention_points(s: Shape) -> Iterator[Point]:
                         f"attention/{dims}/b{batch}/c{context}/q{q_len}", level, "attention",
                         partial(measure.attention_case, s, batch, context, q_len),
                     )  # fmt: skip
-    for batch, context, q_len in itertools.product(BATCHES_BETWEEN, CONTEXTS[:-1], Q_LENS):
-        if batch * context <= 2**20:  # how many programs share the SMs changes with the batch, and their number steps
-            yield Point(
-                f"attention/{dims}/b{batch}/c{context}/q{q_len}", 2, "attention",
-                partial(measure.attention_case, s, batch, context, q_len),
-            )  # fmt: skip
+    for batch, context, q_len in itertools.product(BATCHES_BETWEEN, CONTEXTS[:3], Q_LENS):
+        yield Point(  # how many waves of programs there are steps up with the batch
+            f"attention/{dims}/b{batch}/c{context}/q{q_len}", 2, "attention",
+            partial(measure.attention_case, s, batch, context, q_len),
+        )  # fmt: skip
     yield from prefill_points(s, s.kv_heads)
 
 

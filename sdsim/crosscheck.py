@@ -150,8 +150,13 @@ def _answer(options: argparse.Namespace, lines: Path, allowed: Tolerances | None
     engine, draft, calibration = (_whole_path(word) for word in (options.engine, options.draft, options.calibration))
     setting = Setting(Path(), engine, options.gpu, draft, calibration, options.leave_out)
     if options.scenario and options.on != "vllm":
-        with placing_errors(Path(options.scenario)):
-            runs = hardware.gpu_runs(options.scenario, options.seconds, setting, options.allow_code)
+        from rich.console import Console
+
+        from sdsim.report.progress import simulated_progress
+
+        bar = simulated_progress(Console(stderr=True), options.seconds, "on the GPU")
+        with placing_errors(Path(options.scenario)), bar as progress:
+            runs = hardware.gpu_runs(options.scenario, options.seconds, setting, options.allow_code, progress)
             return runs_answer(_told(runs), allowed or Tolerances())
     if options.scenario:
         hardware.vllm_replays(options.scenario, options.seconds, lines, options.allow_code)

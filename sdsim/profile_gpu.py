@@ -127,8 +127,17 @@ def main(words: Sequence[str]) -> int:
         with keeping(rows, part, lambda: "ceilings"):
             limits = ceilings.measure()
         measure(points, rows, part, 60 * (QUICK_MINUTES if options.quick else options.minutes), console)
-    write(options.out, part, {"ceilings": limits, "provenance": provenance("sdsim.profile_gpu"), "rows": rows})
+    where = provenance("sdsim.profile_gpu") | earlier(options.out)
+    write(options.out, part, {"ceilings": limits, "provenance": where, "rows": rows})
     return OK
+
+
+def earlier(out: Path) -> dict[str, Any]:
+    """Return where and when the rows that *out* holds already were measured; nothing if there is no such file."""
+    if not out.exists():
+        return {}
+    found = read_json(out)
+    return {"earlier": found.get("provenance", {}) | {"rows": len(found["rows"])}}
 
 
 def points_of(engine: str | None, found: list[Any]) -> tuple[list[Any], AbstractContextManager[Any]]:

@@ -27,7 +27,7 @@ from sdsim.latency.roofline import RooflineKernels
 from sdsim.latency.tables import Curve, ExpertTable, Plane, nearest_rising
 from sdsim.matrices import Matrix
 from sdsim.models import load_model
-from sdsim.profile_gpu import known_rows
+from sdsim.profile_gpu import earlier, known_rows
 from sdsim.scenario import scenario_from_mapping
 from sdsim.simulation import simulate
 from sdsim.testing import check_latency_model
@@ -218,6 +218,13 @@ def test_an_interrupted_profile_resumes_and_loses_nothing(tmp_path):
         known_rows(part, out, resume=False)
     out.write_text(json.dumps({"rows": [{"key": "k9", "us_p50": 1.0}, rows[0]]}))
     assert {r["key"] for r in known_rows(part, out, resume=True)} == {"k0", "k1", "k2", "k9"}
+
+
+def test_a_profile_added_to_a_file_says_where_its_older_rows_are_from(tmp_path):
+    out = tmp_path / "h200.json"
+    assert earlier(out) == {}
+    out.write_text(json.dumps({"provenance": {"commit": "abc", "earlier": {"rows": 1}}, "rows": [{"key": "k"}] * 2}))
+    assert earlier(out) == {"earlier": {"commit": "abc", "earlier": {"rows": 1}, "rows": 2}}
 
 
 def test_experts_below_the_fewest_timed_are_spared_their_weights():

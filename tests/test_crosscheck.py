@@ -448,9 +448,9 @@ def test_without_torch_the_error_says_what_is_needed(tmp_path):
 def test_a_scenario_on_the_gpu_is_compared_policy_by_policy(tmp_path, monkeypatch, capsys):
     executors = []
 
-    def run_on_gpu(scenario, policy, executor):
+    def run_on_gpu(scenario, policy, executor, progress):
         executors.append(executor)
-        run = simulate(scenario, policy, engine="ideal")
+        run = simulate(scenario, policy, engine="ideal", progress=progress)
         slower = {**run.steps, "seconds": 1.25 * run.steps["seconds"]}
         summary = run.summary | {"hardware": {"gpu_s": 1.5, "host_s": 0.25, "graphs": 3, "capture_s": 0.5}}
         late = {**run.requests, "finish_s": run.requests["finish_s"] + 0.1}

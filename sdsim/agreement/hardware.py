@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from sdsim.agreement.gpu_points import MISSING, fitting_points, measure_points, require_gpu
@@ -16,9 +16,16 @@ from sdsim.simulation import simulate
 
 
 def gpu_runs(
-    path: str, seconds: float | None, setting: Setting, allow_code: bool = False
+    path: str,
+    seconds: float | None,
+    setting: Setting,
+    allow_code: bool = False,
+    progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[Result, Result]]:
-    """Yield each policy's run of the scenario on the GPU, and the same run simulated."""
+    """Yield each policy's run of the scenario on the GPU, and the same run simulated.
+
+    *progress* takes the time, s, that a run on the GPU has come to.
+    """
     scenario = _cut(load_scenario(path, (), allow_code), seconds)
     scenario = scenario.model_copy(update={"calibration": setting.calibration or scenario.calibration})
     try:
@@ -28,7 +35,7 @@ def gpu_runs(
     try:
         executor = make_executor(scenario)
         for policy in scenario.policies:
-            measured: Result = run_on_gpu(scenario, policy, executor=executor)
+            measured: Result = run_on_gpu(scenario, policy, executor=executor, progress=progress)
             yield measured, simulate(scenario, policy, engine=setting.engine or IDEAL)
     except RuntimeError as error:
         raise ScenarioError(gpu_failure("--on gpu", error)) from None
