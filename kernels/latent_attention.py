@@ -2,12 +2,13 @@
 models (arXiv 2405.04434, section 2.1), absorbed: queries are projected into the latent, whose vectors are keys and
 values of all heads at once.
 
-A token stores rank + rope numbers: the latent, and behind it a rotary key that all heads share. The q_len x heads query
-rows share tiles of 64; a block of the cache is read once for its scores and for the values. Splits over the length and
-their combination are those of verify_attention.py.
+A token stores rank + rope numbers: the latent, and behind it a rotary key that all heads share. A block of the cache is
+read once for its scores and for the values. The kernel here runs on any GPU and in the interpreter, with tiles of 64 of
+the q_len x heads query rows; on Hopper latent_hopper.py has a faster one.
 """
 
 import math
+from types import ModuleType
 
 import torch
 import triton
@@ -15,12 +16,14 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels._triton import SMS, UPCAST, cdiv
-from kernels.verify_attention import MASKED, START, combine_splits, split_count
+from kernels.splits import START, Walk, best_split, make_parts
+from kernels.verify_attention import MASKED
 
 PAGE = 64  # tokens: one page of a layer is contiguous
 ROWS = 64  # of a tile: wgmma's M
-BLOCK_N = 32  # tokens a step of the loop reads: 37 KB, with the queries' 74 KB three steps fit an SM
+PORTABLE = Walk(32, SMS, 2.2, 4.0)  # 32 tokens a step are 37 KB: with the queries' 74 KB three steps fit an SM
 STAGES = 5  # three buffers: the block table is read a stage earlier
+TRITON = tuple(int(word) for word in triton.__version__.split(".")[:2])
 
 
 def reference(q: Tensor, cache: Tensor, block_table: Tensor, seq_lens: Tensor, rank: int, scale: float) -> Tensor:
@@ -105,21 +108,37 @@ def attend(
     *scale* is 1 / sqrt(nope + rope) of the model: the absorbed queries' width says nothing of it.
     """
     batch, q_len, heads, width = q.shape
-    tiles = cdiv(q_len * heads, ROWS)
-    splits = splits or split_count(batch, tiles, max_length, BLOCK_N, SMS)
+    fast = _on_hopper(q, cache, rank)
+    block_m = fast.rows_a_program(q_len * heads) if fast else ROWS
+    tiles = cdiv(q_len * heads, block_m)
+    walk = fast.WALKS[block_m] if fast else PORTABLE
+    kv_bytes = batch * max_length * width * q.element_size()
+    splits = splits or best_split((walk,), batch * tiles, max_length, kv_bytes, batch * q_len * heads * rank)[1]
     out = q.new_empty((batch, q_len, heads, rank)) if out is None else out
-    rows = batch * q_len * heads
-    size = rows * splits if splits > 1 else 0
-    part_o = torch.empty((size, rank), dtype=torch.float32, device=q.device)
-    part_m, part_l = torch.empty((2, size), dtype=torch.float32, device=q.device)
-    _attend_latent[(tiles, splits, batch)](
-        q, cache, block_table, seq_lens, out, part_o, part_m, part_l, scale * math.log2(math.e), q_len, heads,
-        block_table.stride(0), splits, rank, width - rank, cache.shape[1], ROWS, BLOCK_N, splits == 1, UPCAST,
-        num_warps=8, num_stages=STAGES,
-    )  # fmt: skip
+    parts = make_parts(batch * q_len * heads, splits, rank, q.device)
+    scale *= math.log2(math.e)
+    if fast:
+        fast.launch(q, cache, block_table, seq_lens, scale, out, parts, splits)
+    else:
+        _attend_latent[(tiles, splits, batch)](
+            q, cache, block_table, seq_lens, out, *parts, scale, q_len, heads,
+            block_table.stride(0), splits, rank, width - rank, cache.shape[1], ROWS, PORTABLE.tokens, splits == 1,
+            UPCAST, num_warps=8, num_stages=STAGES,
+        )  # fmt: skip
     if splits > 1:
-        combine_splits(part_o, part_m, part_l, out, splits)
+        parts.combine(out, splits)
     return out
+
+
+def _on_hopper(q: Tensor, cache: Tensor, rank: int) -> ModuleType | None:
+    """The kernel for Hopper where it runs: Triton 3.6, bf16, pages and a latent whose two buffers fit shared memory."""
+    width = q.shape[-1]
+    fits = cache.shape[1] == PAGE and width <= 576 and rank % (width - rank) == 0 and q.dtype == torch.bfloat16
+    if UPCAST or not fits or not q.is_cuda or torch.cuda.get_device_capability(q.device)[0] != 9 or TRITON < (3, 6):
+        return None
+    from kernels import latent_hopper
+
+    return latent_hopper
 
 
 def bytes_moved(context_lengths: list[int], q_len: int, heads: int, rank: int, rope: int) -> int:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kernels import latent_attention, numerics, prefill_attention, verify_attention
+from kernels import latent_attention, numerics, prefill_attention, splits, verify_attention
 from kernels.shapes import Shape
 
 
@@ -26,11 +26,37 @@ def test_queries_before_a_short_sequence_give_zeros(splits):
     assert numerics.relative_error(out, verify_attention.reference(q, k, v, table, lens)) < 1e-6
 
 
-def test_splits_fill_the_gpu_once_and_stay_one_when_the_batch_does():
-    assert verify_attention.split_count(256, 4, 4096, 64) == 1
-    assert 200 <= 4 * verify_attention.split_count(1, 4, 32768, 64) <= 264
-    assert verify_attention.split_count(1, 4, 100, 64) == 1
-    assert all(verify_attention.split_count(b, 8, 10**6, 64) <= 128 for b in (1, 3, 17, 33))
+def splits_of(batch, kv_heads, length, rows=8, dim=128):
+    numbers = batch * kv_heads * rows * dim
+    return splits.best_split(
+        verify_attention.walks(dim), batch * kv_heads, length, 4 * batch * length * kv_heads * dim, numbers
+    )
+
+
+def test_parts_fill_the_gpu_where_sequences_are_few_and_are_one_where_they_are_many():
+    assert splits_of(256, 4, 4096)[1] == 1
+    assert 200 <= 4 * splits_of(1, 4, 32768)[1] <= 264
+    assert splits_of(1, 4, 60)[1] == 1
+    assert all(splits_of(b, 8, 10**6)[1] <= 128 for b in (1, 3, 17, 33))
+
+
+@pytest.mark.parametrize(
+    ("batch", "kv_heads", "length", "rows", "best", "times"),
+    [
+        (29, 4, 2434, 40, 2, {1: 65.3, 2: 52.5, 3: 75.3, 9: 78.3}),
+        (166, 4, 358, 40, 1, {1: 54.6, 2: 83.3, 3: 146.6}),
+        (70, 8, 866, 5, 1, {1: 92.9, 2: 92.9, 3: 106.4, 4: 113.7}),
+        (12, 4, 3600, 8, 5, {1: 90.8, 2: 48.5, 4: 39.4, 5: 34.1, 8: 43.6}),
+        (8, 4, 1024, 8, 8, {1: 33.3, 2: 19.1, 4: 13.5, 8: 12.7, 12: 13.7}),
+    ],
+)
+def test_the_number_of_parts_is_that_of_the_least_time_on_an_h200(batch, kv_heads, length, rows, best, times):
+    walk, chosen = splits_of(batch, kv_heads, length, rows)
+    assert times.get(chosen, 1e9) <= 1.02 * times[best]
+    kv_bytes, numbers = 4 * batch * length * kv_heads * 128, batch * kv_heads * rows * 128
+    for parts, measured in times.items():
+        predicted = walk.microseconds(batch * kv_heads, length, kv_bytes, numbers, parts)
+        assert predicted == pytest.approx(measured, rel=0.4)
 
 
 def test_rows_stay_one_wgmma_tile_up_to_64():
