@@ -332,7 +332,7 @@ def test_a_model_left_out_is_priced_by_fits_that_never_saw_it(name):
 
 
 def test_leaving_out_a_model_that_was_not_measured_changes_nothing():
-    model, gpu = load_model("gpt-oss-120b"), load_gpu("h200")
+    model, gpu = replace(load_model("gpt-oss-120b"), hidden=2944), load_gpu("h200")
     plain, left_out = make_kernels(gpu), make_kernels(gpu, unseen=model)
     for matrix in attention(model):
         assert plain.dense(np.array(64), matrix, 2.0) == left_out.dense(np.array(64), matrix, 2.0)
@@ -410,12 +410,13 @@ def test_points_measured_on_the_gpu_become_records_and_are_compared(tmp_path, mo
         options = dict(zip(words[::2], words[1::2], strict=True))
         points = json.loads(Path(options["--points"]).read_text())
         asked.append((module, options["--model"], options["--draft"], len(points)))
+        where = {"date": "2026-01-02", "commit": "abc", "torch": "2"}
         rows = [
             p | {"step_s": 0.02, "target_s": 0.01, "rejection_s": 0.001, "draft_s": 0.009 if p["draft_length"] else 0.0,
                  "host_s": 0.002, "distinct_experts": 50.0, "distinct_experts_se": 0.1, "repeats": 10}
             for p in points
         ]  # fmt: skip
-        Path(options["--out"]).write_text(json.dumps({"device": "NVIDIA H200", "points": rows}))
+        Path(options["--out"]).write_text(json.dumps({"device": "NVIDIA H200", "points": rows, "provenance": where}))
 
     monkeypatch.setattr(gpu_points, "run_module", run_module)
     monkeypatch.setattr("sdsim.agreement.hardware.require_gpu", lambda: None)
@@ -430,7 +431,11 @@ def test_points_measured_on_the_gpu_become_records_and_are_compared(tmp_path, mo
     assert {part["part"] for part in found["steps"]["summary"][0]["by_part"]} == {
         "target_s", "reject_s", "draft_s", "distinct_experts",
     }  # fmt: skip
-    again = answer(capsys, "--measured", tmp_path / "out/measured.jsonl", code=OUT_OF_TOLERANCE)
+    record = tmp_path / "out/measured.jsonl"
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    assert {line["draft"] for line in lines} == {None, asked[0][2], "tiny-mistral"}  # no path of this machine
+    assert {(line["date"], line["commit"]) for line in lines} == {("2026-01-02", "abc")}
+    again = answer(capsys, "--measured", record, code=OUT_OF_TOLERANCE)
     assert again == found
 
 

@@ -1,5 +1,5 @@
-"""Models as they are served, in 8 and 4 bits and with latent attention: priced by fits until their kernels are timed,
-and by the tables of their own format and rank from then on.
+"""Models as they are served, in 8 and 4 bits and with latent attention: priced by the tables of their own format and
+rank, and by fits where there are none.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def row(kernel, shape, us, **at):
 
 
 def with_rows(*rows):
-    return CalibratedKernels(replace(SHIPPED, rows=(*SHIPPED.rows, *rows)), H200)
+    """Return kernels of what is shipped in bf16 and without latent attention, and of *rows*."""
+    plain = [r for r in SHIPPED.rows if "weights" not in r["shape"] and r["kernel"] not in ("latent", "prefill")]
+    return CalibratedKernels(replace(SHIPPED, rows=(*plain, *rows)), H200)
 
 
 def test_formats_by_width():
@@ -52,13 +54,14 @@ def test_formats_by_width():
     assert weight_format(OSS.weight_bytes) == "bf16"
 
 
-@pytest.mark.parametrize("name", ["deepseek_v3", "gpt_oss"])
-def test_they_run_unmeasured_and_say_so(name):
+@pytest.mark.parametrize(("name", "least", "most"), [("deepseek_v3", 0.1, 0.5), ("gpt_oss", 0.0, 0.05)])
+def test_they_run_on_kernels_that_were_timed_and_say_what_was_not(name, least, most):
+    """Of DeepSeek-V3 on eight GPUs a rank's slices of the dense products have no tables."""
     scenario = load_scenario(SCENARIOS / f"{name}.yaml", ["workload.limit=20"])
     for policy in scenario.policies:
         summary = simulate(scenario, policy=policy).summary
         assert summary["requests"]["finished"] == 20
-        assert summary["data_quality"]["extrapolated"] > 0.8
+        assert least <= summary["data_quality"]["extrapolated"] <= most
 
 
 @pytest.mark.parametrize(("model", "ranks"), [(V3, 8), (OSS, 1), (load_model("deepseek-v2-lite"), 1)])

@@ -63,6 +63,7 @@ def _record(row: dict[str, Any], found: dict[str, Any], model: str, draft: str, 
         "engine": ENGINE,
         "device": found["device"],
         **({"gpu": gpu} if gpu else {}),
+        **{key: found["provenance"][key] for key in ("date", "commit")},
     }
 
 

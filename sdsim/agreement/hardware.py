@@ -70,8 +70,9 @@ def gpu_steps(models: Sequence[str], setting: Setting, count: int, alpha: float,
     require_gpu()
     found = []
     for model in models:
-        draft = setting.draft or usual_draft(model)
-        draft = shipped_config(draft) or draft
+        named = setting.draft or usual_draft(model)
+        draft = shipped_config(named) or named
         points = fitting_points(model, draft, setting.gpu or GPU, count, seed)
-        found += measure_points(model, draft, points, alpha, seed)
+        measured = measure_points(model, draft, points, alpha, seed)
+        found += [line | {"draft": line["draft"] and named} for line in measured]  # a shipped config's path is ours
     lines.write_text("".join(f"{json.dumps(line)}\n" for line in found), encoding="utf-8")
