@@ -17,6 +17,8 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.runtime.jit import JITFunction
 
 POINTERS = {
@@ -49,6 +51,8 @@ class Recorder:
                 signature[parameter.name], constants[parameter.name] = "constexpr", value
             elif isinstance(value, torch.Tensor):
                 signature[parameter.name], attrs[(i,)] = POINTERS[value.dtype], [["tt.divisibility", 16]]
+            elif isinstance(value, TensorDescriptor):
+                signature[parameter.name] = f"tensordesc<bf16{list(value.block_shape)},{value.layout!r}>"
             elif isinstance(value, float):
                 signature[parameter.name] = "fp32"
             elif value == 1 and not parameter.do_not_specialize:
@@ -63,7 +67,7 @@ class Recorder:
 
 def compile_one(program):
     label, fn, signature, constants, attrs, options = program
-    source = ASTSource(fn, signature, constants, attrs)
+    source = (GluonASTSource if isinstance(fn, GluonJITFunction) else ASTSource)(fn, signature, constants, attrs)
     kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     ptx = kernel.asm["ptx"]
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
@@ -76,6 +80,7 @@ def compile_one(program):
         "stack": int(re.search(r"STACK:(\d+)", usage)[1]), "local": int(re.search(r"LOCAL:(\d+)", usage)[1]),
         "wgmma": len(re.findall(r"wgmma\.mma_async", ptx)), "mma": len(re.findall(r"mma\.sync", ptx)),
         "loads": len(re.findall(r"ld\.global", ptx)), "cp_async": len(re.findall(r"cp\.async\.c[ga]", ptx)),
+        "tma": len(re.findall(r"cp\.async\.bulk\.tensor", ptx)),
         "cp_async_4": len(re.findall(r"cp\.async\.c[ga]\.shared\.global[^;]*, 0x4,", ptx)),
         "cp_async_16": len(re.findall(r"cp\.async\.c[ga]\.shared\.global[^;]*0x10", ptx)),
     }  # fmt: skip
@@ -169,6 +174,24 @@ def latent_launches(heads, q_lens, cases):
                 )
 
 
+def hopper_launches(heads, q_lens):
+    """The kernel that `latent_attention.attend` takes on the GPU itself, whole and in parts."""
+    from kernels import latent_hopper
+    from kernels.splits import make_parts
+
+    for h in heads:
+        for q_len in q_lens:
+            for splits in (1, 4):
+                q, tables = meta(2, q_len, h, 576), (meta(2, 16, dtype=torch.int32), meta(2, dtype=torch.int32))
+                out, parts = meta(2, q_len, h, 512), make_parts(2 * q_len * h, splits, 512, torch.device("meta"))
+                yield (
+                    f"latent on Hopper {h} q={q_len} splits={splits}",
+                    lambda q=q, t=tables, o=out, p=parts, s=splits: latent_hopper.launch(
+                        q, meta(64, 64, 576), *t, 0.07, o, p, s
+                    ),
+                )
+
+
 def rejection_launches(batches, lengths, vocabs):
     from kernels import rejection
 
@@ -192,6 +215,7 @@ def main(which):
             ),
             *project_launches([1, 64, 2000], [(7168, 2112), (16384, 7168)]),
             *latent_launches([16, 128], [1, 5, 9], [(1, 4096), (256, 1024)]),
+            *hopper_launches([16, 128], [1, 2, 5, 9]),
             *attention_launches(
                 ["qwen3-30b-a3b", "qwen3-235b-a22b", "qwen2-0.5b"], [1, 5, 9], [(1, 4096), (256, 1024)]
             ),
@@ -203,6 +227,7 @@ def main(which):
             *moe_launches(["deepseek-v3", "gpt-oss-120b"], [16, 2048]),
             *project_launches([1, 2000], [(16384, 7168)]),
             *latent_launches([16], [5], [(1, 4096), (256, 1024)]),
+            *hopper_launches([16], [1, 2, 5]),
             *attention_launches(["qwen3-30b-a3b"], [1, 9], [(1, 4096), (256, 1024)]),
             *rejection_launches([8], [4], [151936]),
         ]

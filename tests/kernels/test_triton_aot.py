@@ -22,8 +22,8 @@ def test_programs_fit_a_hopper_sm_and_spill_nothing(programs):
     assert len(programs) > 20
     for p in programs:
         assert p["shared"] <= 227 * 1024, p
-        # 3.6, which GPU machines have, spills nothing; 3.9 keeps a few words of the 64 x 512 accumulator's epilogue
-        allowed = 144 if p["kernel"] == "_attend_latent" else 0
+        # 3.6, which GPU machines have, spills two words at most; 3.9 keeps some of a 512-wide accumulator's epilogue
+        allowed = 144 if p["kernel"] in ("_attend_latent", "attend_latent") else 0
         assert p["local"] + p["stack"] <= allowed, p
 
 
@@ -36,6 +36,18 @@ def test_matrix_products_use_wgmma_and_wide_asynchronous_copies(programs):
         assert p["wgmma"] > 0, p
         assert p["mma"] == 0, p
         assert p["cp_async_16"] > 0, p
+
+
+def test_latents_on_hopper_come_by_tma_into_two_pages(programs):
+    found = [p for p in programs if p["kernel"] == "attend_latent"]
+    assert {(p["constants"]["block_r"], p["constants"]["one_split"]) for p in found} == {
+        (rows, whole) for rows in (16, 32) for whole in (True, False)
+    }
+    for p in found:
+        assert p["tma"] > 0, p
+        assert p["wgmma"] > 0, p
+        assert p["mma"] == 0, p
+        assert p["shared"] > 2 * 64 * 576 * 2, p
 
 
 def test_small_token_counts_leave_room_for_two_programs_per_sm(programs):
