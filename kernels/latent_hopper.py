@@ -6,9 +6,8 @@ weights, both from the same page in shared memory. Two pages are in flight: the 
 page is done with. Gluon, since Triton's own pipeline would need a third buffer for that, which does not fit.
 
 On an H200 with 16 heads and one query: 7.2 us for 1 x 1k tokens, 14.9 for 16 x 1k, 28.5 for 64 x 1k, 29.1 for 16 x 4k,
-80.6 for 64 x 4k (3.75 TB/s), 281 for 256 x 4k (4.31 TB/s); with 64 rows and more 300 TFLOP/s. The same products with
-query rows as M, pointers and three buffers took 1.65 TB/s and 192 TFLOP/s at best; tokens as M with pointers and no
-page in flight 3.0 TB/s.
+80.6 for 64 x 4k (3.75 TB/s), 281 for 256 x 4k (4.31 TB/s); with 64 rows and more 300 TFLOP/s.
+docs/kernel-notes.md has the steps on the way.
 """
 
 from functools import lru_cache
