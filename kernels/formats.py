@@ -19,15 +19,22 @@ Format = Literal["bf16", "fp8", "mxfp4"]
 BLOCK = 128  # side of an fp8 block, and length of an activation's group
 E4M3_MAX = 448.0
 GROUP = 32  # inputs that share an mxfp4 scale
-CHUNK = 2 * GROUP  # inputs in 32 bytes: the low nibbles hold the first group, the high nibbles the second
+UNIT = 16  # rows of an mxfp4 unit, of UNIT x CHUNK numbers
+CHUNK = 2 * GROUP  # inputs of a unit
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-LARGEST_EXPONENT = 128  # of an mxfp4 scale as stored: 2; the kernel folds e2m1's bias into it
+LARGEST_EXPONENT = 128  # of an mxfp4 scale in e8m0: 2
+# Number i = 0 to 3 of a 16-bit half of a word (rows g and g + 8, then the same 8 inputs on) has its sign and the lowest
+# of its three other bits here; half 0 is the even input. From these places few shifts take them to bf16's: none, one by
+# 3, and two each for those whose sign and magnitude move apart.
+SIGNS = (15, 12, 14, 13)
+MAGNITUDES = (6, 3, 0, 9)
+BIAS = 126  # of a scale as stored, over e8m0: the kernel's codes are worth 2^-126 of theirs
 BYTES: dict[Format, float] = {"bf16": 2.0, "fp8": 1 + 4 / BLOCK**2, "mxfp4": (4 + 8 / GROUP) / 8}  # of a weight
 
 
 class Quantized(NamedTuple):
     """Matrices [..., N, K]. fp8: data [..., N, K] e4m3, scales [..., N / 128, K / 128] fp32, rounded up. mxfp4: data
-    [..., N, K / 2] and scales [..., N, K / 32], uint8.
+    [..., N / 16, K / 64, 128] and scales [..., N / 16, K / 64, 8], int32: see `pack` and `pack_scales`.
     """
 
     data: Tensor
@@ -36,17 +43,17 @@ class Quantized(NamedTuple):
     @property
     def format(self) -> Format:
         """What the data are."""
-        return "mxfp4" if self.data.dtype == torch.uint8 else "fp8"
+        return "mxfp4" if self.data.dtype == torch.int32 else "fp8"
 
     @property
     def outputs(self) -> int:
         """Rows N."""
-        return self.data.shape[-2]
+        return self.data.shape[-3] * UNIT if self.format == "mxfp4" else self.data.shape[-2]
 
     @property
     def inputs(self) -> int:
         """Columns K."""
-        return self.data.shape[-1] * (2 if self.format == "mxfp4" else 1)
+        return self.data.shape[-2] * CHUNK if self.format == "mxfp4" else self.data.shape[-1]
 
 
 def expand(scales: Tensor, rows: int, columns: int) -> Tensor:
@@ -76,12 +83,15 @@ def activations_to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_mxfp4(weight: Tensor) -> Quantized:
-    """Matrices [..., N, K], K a multiple of 64: the nearest e2m1 under the scale 2^(floor(log2 of the largest) - 2).
+    """Matrices [..., N, K], N a multiple of 16 and K of 64: the nearest e2m1 under the scale 2^(floor(log2 of the
+    largest) - 2).
 
     Raises ValueError for magnitudes of 16 and more, whose scale exceeds 2: no weight is that large.
     """
-    if weight.shape[-1] % CHUNK:
-        raise ValueError(f"mxfp4 needs a multiple of {CHUNK} inputs, not {weight.shape[-1]}")
+    if weight.shape[-2] % UNIT or weight.shape[-1] % CHUNK:
+        raise ValueError(
+            f"mxfp4 needs a multiple of {UNIT} outputs and of {CHUNK} inputs, not {tuple(weight.shape[-2:])}"
+        )
     groups = weight.float().unflatten(-1, (-1, GROUP))
     largest = groups.abs().amax(-1)
     exponent = torch.where(largest > 0, largest.log2().floor() - 2, -127.0).clamp_min(-127)
@@ -92,19 +102,52 @@ def to_mxfp4(weight: Tensor) -> Quantized:
     middles = (grid[1:] + grid[:-1]) / 2
     scaled = groups / torch.exp2(exponent)[..., None]
     codes = torch.bucketize(scaled.abs(), middles) + 8 * (scaled < 0)
-    return Quantized(pack(codes.flatten(-2).to(torch.uint8)), stored.to(torch.uint8).transpose(-1, -2).contiguous())
+    return Quantized(pack(codes.flatten(-2)), pack_scales(stored.long()))
 
 
 def pack(codes: Tensor) -> Tensor:
-    """Codes [..., K] of 4 bits -> bytes [..., K / 2]: see CHUNK."""
-    low, high = codes.unflatten(-1, (-1, 2, GROUP)).unbind(-2)
-    return (low | high << 4).flatten(-2)
+    """Codes [..., N, K] of 4 bits, s e e m -> int32 [..., N / 16, K / 64, 128]: what a lane of a warp feeds wgmma.
+
+    Lane 4 g + c of the warp that holds a unit of 16 rows reads words 4 (4 g + c) to + 3; word t holds its 8 numbers of
+    inputs 16 t to 16 t + 15, rows g and g + 8, inputs 2 c, 2 c + 1, 2 c + 8 and 2 c + 9 (PTX ISA, wgmma's register
+    fragments of A). Their bits lie where few instructions widen them: see SIGNS and MAGNITUDES.
+    """
+    places = codes.unflatten(-1, (-1, 4, 2, 4, 2)).unflatten(-6, (-1, 2, 8))  # unit, r, g, chunk, t, h, c, p
+    near = places.movedim((-8, -5, -6, -2, -4, -3, -7, -1), (-8, -7, -6, -5, -4, -3, -2, -1)).flatten(-3, -2).long()
+    signs, magnitudes, halves = (torch.tensor(v, device=codes.device) for v in (SIGNS, MAGNITUDES, (0, 16)))
+    at_signs, at_magnitudes = signs[:, None] + halves, magnitudes[:, None] + halves
+    return _words((near >> 3 << at_signs) + ((near & 7) << at_magnitudes), 2).flatten(-3)
 
 
-def unpack(data: Tensor) -> Tensor:
-    """Bytes [..., K / 2] -> codes [..., K]: `pack` backwards."""
-    plain = data.unflatten(-1, (-1, GROUP))
-    return torch.stack([plain & 15, plain >> 4], -2).flatten(-3)
+def unpack(words: Tensor) -> Tensor:
+    """int32 [..., N / 16, K / 64, 128] -> codes [..., N, K]: `pack` backwards."""
+    near = words.long().unflatten(-1, (8, 4, 4))[..., None, None]
+    signs, magnitudes, halves = (torch.tensor(v, device=words.device) for v in (SIGNS, MAGNITUDES, (0, 16)))
+    codes = (near >> (signs[:, None] + halves) & 1) << 3 | near >> (magnitudes[:, None] + halves) & 7
+    places = codes.unflatten(-2, (2, 2)).movedim((-8, -7, -6, -5, -4, -3, -2, -1), (-8, -5, -6, -2, -4, -3, -7, -1))
+    return places.flatten(-5).flatten(-4, -2)
+
+
+def pack_scales(stored: Tensor) -> Tensor:
+    """e8m0 [..., N, K / 32] -> int32 [..., N / 16, K / 64, 8]: word g holds those of rows g and g + 8, of a unit's
+    first 32 inputs in the low half and of the others in the high half, BIAS added.
+    """
+    near = stored.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2, 8))  # unit, r, g, chunk, group
+    bytes_ = near.movedim((-5, -2, -3, -1, -4), (-5, -4, -3, -2, -1)).flatten(-2).long() + BIAS
+    return _words(bytes_ << 8 * torch.arange(4, device=stored.device), 1)
+
+
+def unpack_scales(words: Tensor) -> Tensor:
+    """int32 [..., N / 16, K / 64, 8] -> e8m0 [..., N, K / 32]: `pack_scales` backwards."""
+    near = (words.long()[..., None] >> 8 * torch.arange(4, device=words.device) & 255).unflatten(-1, (2, 2)) - BIAS
+    places = near.movedim((-5, -4, -3, -2, -1), (-5, -2, -3, -1, -4))
+    return places.flatten(-2).flatten(-4, -2)
+
+
+def _words(bits: Tensor, axes: int) -> Tensor:
+    """Disjoint bits of 32, summed over the last *axes* axes, as int32."""
+    unsigned = bits.sum(tuple(range(-axes, 0)))
+    return torch.where(unsigned >= 2**31, unsigned - 2**32, unsigned).to(torch.int32)
 
 
 def dequantize(weight: Tensor | Quantized) -> Tensor:
@@ -113,9 +156,9 @@ def dequantize(weight: Tensor | Quantized) -> Tensor:
         return weight.double()
     if weight.format == "fp8":
         return weight.data.double() * expand(weight.scales, weight.outputs, weight.inputs).double()
-    codes = unpack(weight.data).long()
-    signed = torch.tensor([*E2M1, *(-v for v in E2M1)], dtype=torch.float64, device=codes.device)
-    return signed[codes] * torch.exp2(weight.scales.double() - 127).transpose(-1, -2).repeat_interleave(GROUP, -1)
+    signed = torch.tensor([*E2M1, *(-v for v in E2M1)], dtype=torch.float64, device=weight.data.device)
+    powers = torch.exp2(unpack_scales(weight.scales).double() - 127)
+    return signed[unpack(weight.data)] * powers.repeat_interleave(GROUP, -1)
 
 
 def quantize_weight(weight: Tensor, format: Format) -> Tensor | Quantized:
@@ -128,9 +171,11 @@ def random_quantized(*size: int, format: Format, device: str = "cuda") -> Quanti
     *batch, rows, columns = size
     spread = columns**-0.5
     if format == "mxfp4":
-        data = torch.randint(256, (*batch, rows, columns // 2), dtype=torch.uint8, device=device)
+        units = (*batch, rows // UNIT, columns // CHUNK)
+        data = torch.randint(-(2**31), 2**31, (*units, 128), dtype=torch.int32, device=device)
         stored = 126 + round(torch.tensor(spread).log2().item())  # e2m1's magnitudes average 2.25
-        return Quantized(data, torch.full((*batch, columns // GROUP, rows), stored, dtype=torch.uint8, device=device))
+        same = (stored + BIAS) * 0x01010101 - 2**32
+        return Quantized(data, torch.full((*units, 8), same, dtype=torch.int32, device=device))
     data = torch.empty(size, dtype=torch.float8_e4m3fn, device=device)
     for part in data.view(-1, rows, columns):
         part.copy_((torch.randn((rows, columns), device=device) * 100).clamp_(-E4M3_MAX, E4M3_MAX))  # beyond is NaN

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kernels import configs, quantized_kernels
 from kernels._triton import SMS, UPCAST, cdiv, power_of_2
-from kernels.formats import BLOCK, BYTES, CHUNK, Quantized, dequantize
+from kernels.formats import BLOCK, BYTES, Quantized, dequantize
 from kernels.routing import Tiles
 
 Activations = tuple[Tensor, Tensor]  # e4m3 [T, K] and scales fp32 [T, K / 128], rounded up; or bf16 twice
@@ -36,16 +36,16 @@ def gate_up_silu(x: Tensor, w: Quantized, ids: Tensor, tiles: TileList, config: 
     """
     inter, hidden = w.outputs, w.inputs
     fp4 = w.format == "mxfp4"
-    _check_inputs(w, hidden)
     data, scales = (x, x) if fp4 else quantize(x)
     y = torch.empty((ids.numel(), inter), dtype=data.dtype, device=x.device)
     ys = y if fp4 else torch.empty((ids.numel(), cdiv(inter, BLOCK)), dtype=torch.float32, device=x.device)
     found, count, block_p = tiles
     expert, pairs = found or (ids, ids)
-    even = hidden % (config.block_k if fp4 else BLOCK) == 0 and inter % config.block_n == 0
+    block_k = step_inputs(w, config)
+    even = hidden % block_k == 0 and inter % config.block_n == 0
     quantized_kernels.gate_up_silu[(count * cdiv(inter, config.block_n),)](
         data, scales, w.data, w.scales, y, ys, ids, expert, pairs, count, ids.numel(), ids.shape[1], hidden, inter,
-        config.block_m, config.block_n, config.block_k, block_p, config.group, even, fp4, UPCAST,
+        config.block_m, config.block_n, block_k, block_p, config.group, even, fp4, UPCAST,
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
     return y, ys
@@ -57,22 +57,22 @@ def down_weighted(
     """Router weight times y Wd for every (token, slot): y [T * k, I], w [E, H, I] -> [T * k, H] bf16."""
     hidden, inter = w.outputs, w.inputs
     fp4 = w.format == "mxfp4"
-    _check_inputs(w, inter)
     part = torch.empty((ids.numel(), hidden), dtype=torch.bfloat16, device=ids.device)
     found, count, block_p = tiles
     expert, pairs = found or (ids, ids)
-    even = inter % (config.block_k if fp4 else BLOCK) == 0 and hidden % config.block_n == 0
+    block_k = step_inputs(w, config)
+    even = inter % block_k == 0 and hidden % config.block_n == 0
     quantized_kernels.down[(count * cdiv(hidden, config.block_n),)](
         *y, w.data, w.scales, weights, part, ids, expert, pairs, count, ids.numel(), hidden, inter, config.block_m,
-        config.block_n, config.block_k, block_p, config.group, even, fp4, UPCAST, num_warps=config.num_warps,
+        config.block_n, block_k, block_p, config.group, even, fp4, UPCAST, num_warps=config.num_warps,
         num_stages=config.num_stages,
     )  # fmt: skip
     return part
 
 
-def _check_inputs(w: Quantized, inputs: int) -> None:
-    if w.format == "mxfp4" and inputs % CHUNK:
-        raise ValueError(f"mxfp4 needs a multiple of {CHUNK} inputs, not {inputs}")
+def step_inputs(w: Quantized, config: configs.Gemm) -> int:
+    """Inputs a step of a product takes: with fp8 those of a scale, with mxfp4 as configured, but no more than w has."""
+    return min(config.block_k, power_of_2(w.inputs // 2 + 1)) if w.format == "mxfp4" else BLOCK
 
 
 def reference(x: Tensor, weight: Quantized) -> Tensor:

@@ -2,7 +2,8 @@
 
 Weights are the M operand, as in moe_kernels.py; gate and up rows stand below each other in one operand. fp8 products
 are promoted to fp32 every 128 inputs, times the scales of the weight block and of the token's group. mxfp4 weights are
-widened to bf16 in registers, where wgmma takes its M operand from.
+widened to bf16 in the registers that wgmma takes its M operand from: they are stored so that a lane reads just what it
+feeds wgmma, 16 bytes at once, and no number changes lanes.
 """
 
 import triton
@@ -12,20 +13,24 @@ from kernels.moe_kernels import _pairs_of, _place
 
 E4M3_MAX = tl.constexpr(448.0)
 BLOCK = tl.constexpr(128)  # of fp8 scales
-GROUP = tl.constexpr(32)  # inputs of an mxfp4 scale
-CHUNK = tl.constexpr(64)  # inputs in 32 bytes of mxfp4
-# Four bytes hold eight codes s e e m. A 16-bit lane with s in bit 15 and e e m in bits 8 to 6, the lowest of bf16's
-# exponent and the highest of its mantissa, is the code's value times 2^-126, subnormals included. Each byte gives the
-# number in its own place, $0 and $1 from low nibbles, $2 and $3 from high ones: the four bytes that the compiler packs
-# need not be neighbours. So bytes 1 and 2 change places first, and lanes widen where they are.
+UNIT = tl.constexpr(16)  # rows, and
+CHUNK = tl.constexpr(64)  # inputs of a unit of mxfp4
+# A word's eight codes s e e m, as formats.pack lays them, times factors of rows g ($9) and g + 8 ($10) in both halves.
+# A half with s in bit 15 and e e m in bits 8 to 6, the lowest of bf16's exponent and the highest of its mantissa, is
+# the code's value times 2^-126, subnormals included.
 WIDEN = tl.constexpr("""{
-.reg .b32 t, s, v;
-prmt.b32 t, $4, 0, 0x3120;
-shl.b32 s, t, 12; and.b32 s, s, 0x80008000; shl.b32 v, t, 6; and.b32 v, v, 0x01c001c0; or.b32 $0, s, v;
-shl.b32 s, t, 4;  and.b32 s, s, 0x80008000; shr.u32 v, t, 2; and.b32 v, v, 0x01c001c0; or.b32 $1, s, v;
-shl.b32 s, t, 8;  and.b32 s, s, 0x80008000; shl.b32 v, t, 2; and.b32 v, v, 0x01c001c0; or.b32 $2, s, v;
-                  and.b32 s, t, 0x80008000; shr.u32 v, t, 6; and.b32 v, v, 0x01c001c0; or.b32 $3, s, v;
+.reg .b32 s, v;
+and.b32 v, $8, 0x81c081c0; mul.rn.bf16x2 v, v, $9; mov.b32 {$0, $1}, v;
+shl.b32 v, $8, 3; and.b32 v, v, 0x81c081c0; mul.rn.bf16x2 v, v, $10; mov.b32 {$2, $3}, v;
+shl.b32 s, $8, 1; and.b32 s, s, 0x80008000; shl.b32 v, $8, 6; and.b32 v, v, 0x01c001c0; or.b32 v, v, s;
+mul.rn.bf16x2 v, v, $9; mov.b32 {$4, $5}, v;
+shl.b32 s, $8, 2; and.b32 s, s, 0x80008000; shr.u32 v, $8, 3; and.b32 v, v, 0x01c001c0; or.b32 v, v, s;
+mul.rn.bf16x2 v, v, $10; mov.b32 {$6, $7}, v;
 }""")
+
+# Triton 3.6 splits a product whose M operand is in registers and keeps parts in flight over the end of a step, where
+# the next step's numbers overwrite those registers (seen: NaN). A use of the result in the same step prevents both.
+NOTHING = tl.constexpr("")
 
 
 @triton.jit
@@ -81,75 +86,90 @@ def _fp8_product(
 
 
 @triton.jit
-def _e2m1(code):
-    """The value of a code times 2^-126, in fp32."""
-    exponent = code >> 1 & 3
-    doubled = tl.where(exponent > 0, (2 + (code & 1)) << tl.maximum(exponent - 1, 0), code & 1)
-    return tl.where(code < 8, doubled, -doubled).to(tl.float32) * 2.0**-127
+def _e2m1(word, sign: tl.constexpr, magnitude: tl.constexpr):
+    """The value of the code whose sign and other bits lie there, times 2^-126, in fp32."""
+    code = word >> magnitude & 7
+    exponent = code >> 1
+    doubled = tl.where(exponent > 0, (2 + (code & 1)) << tl.maximum(exponent - 1, 0), code)
+    return tl.where((word >> sign & 1) == 0, doubled, -doubled).to(tl.float32) * 2.0**-127
 
 
 @triton.jit
-def widen(w, upcast: tl.constexpr):
-    """The low and the high nibbles of bytes [n, j], in bf16 and times 2^-126; the interpreter's way in fp32."""
+def _powers(bits):
+    """The power of two whose bf16 exponent stands in bits 7 to 14, in fp32."""
+    return (bits << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def widen(words, first, second, upcast: tl.constexpr):
+    """Words of mxfp4 times the factors of their rows g and g + 8 -> eight numbers, in the order of formats.pack; the
+    interpreter's way in fp32.
+    """
     if upcast:
-        codes = w.to(tl.int32)
-        low = _e2m1(codes & 15)
-        high = _e2m1(codes >> 4)
+        low, high = _powers(first & 0xFFFF), _powers(second & 0xFFFF)
+        a0 = _e2m1(words, 15, 6) * low
+        a1 = _e2m1(words, 31, 22) * low
+        b0 = _e2m1(words, 12, 3) * high
+        b1 = _e2m1(words, 28, 19) * high
+        c0 = _e2m1(words, 14, 0) * low
+        c1 = _e2m1(words, 30, 16) * low
+        d0 = _e2m1(words, 13, 9) * high
+        d1 = _e2m1(words, 29, 25) * high
     else:
-        low, high = tl.inline_asm_elementwise(
-            WIDEN, "=r,=r,=r,=r,r", [w], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
-        )
-    return low, high
+        a0, a1, b0, b1, c0, c1, d0, d1 = tl.inline_asm_elementwise(
+            WIDEN, "=h,=h,=h,=h,=h,=h,=h,=h,r,r,r", [words, first, second],
+            dtype=(tl.bfloat16,) * 8, is_pure=True, pack=1,
+        )  # fmt: skip
+    return tl.join(tl.join(tl.join(a0, c0), tl.join(b0, d0)), tl.join(tl.join(a1, c1), tl.join(b1, d1)))  # h, r, p
 
 
 @triton.jit
-def _times_scales(w, stored, upcast: tl.constexpr):
-    """w [n, 32 g] times the powers of two that bytes [n, g] store, and times 2^126."""
-    n: tl.constexpr = w.shape[0]
-    g: tl.constexpr = stored.shape[1]
-    factor = ((stored.to(tl.int16) + 126) << 7).to(tl.bfloat16, bitcast=True)
-    if upcast:
-        factor = factor.to(tl.float32)
-    return tl.reshape(tl.reshape(w, (n, g, GROUP)) * factor[:, :, None], (n, g * GROUP))
+def _factors(scales, half: tl.constexpr):
+    """Words [u, 1, 8] of scales -> the factors [u, step, 8, 4 c, 4 t] of rows g + 8 * half, bf16 in both halves."""
+    low = (scales >> 8 * half & 255) * 0x00800080
+    high = (scales >> 8 * half + 16 & 255) * 0x00800080
+    both = tl.join(low, high)[:, :, :, None, :, None]
+    u: tl.constexpr = both.shape[0]
+    step: tl.constexpr = both.shape[1]
+    return tl.reshape(tl.broadcast_to(both, (u, step, 8, 4, 2, 2)), (u, step, 8, 4, 4))
 
 
 @triton.jit
 def _mxfp4_product(
-    x, w, ws, token, real, row, inside, scale_at, rows, depth, block_n: tl.constexpr, block_m: tl.constexpr,
-    block_k: tl.constexpr, even: tl.constexpr, upcast: tl.constexpr,
+    x, w, ws, token, real, unit, depth, units: tl.constexpr, block_m: tl.constexpr, block_k: tl.constexpr,
+    even: tl.constexpr, upcast: tl.constexpr,
 ):  # fmt: skip
-    """Weight rows [block_n] times tokens [block_m], fp32; a row's scales lie at *scale_at*, *rows* apart.
+    """Weight rows of *unit* [units] times tokens [block_m], fp32.
 
-    The loop counts chunks of 32 bytes, which tells the compiler how rows are aligned. A chunk's low nibbles meet its
-    first 32 inputs, the high ones the others, each in a product of its own.
+    Weights are read without masks, which cost instructions: where steps do not divide the depth, the last one starts
+    early, and inputs that were counted before are zeros. block_k is at most the depth.
     """
     chunks = depth // CHUNK
     step: tl.constexpr = block_k // CHUNK
-    j = tl.arange(0, step * GROUP)
-    g = tl.arange(0, 2 * step)
-    x_at = x + token[None, :] * (chunks * CHUNK) + (j // GROUP * CHUNK + j % GROUP)[:, None]
-    w_at = w + row[:, None] * (chunks * GROUP) + j[None, :]
-    s_at = ws + scale_at[:, None] + g[None, :] * rows
-    acc = tl.zeros((block_n, block_m), tl.float32)
+    k = tl.arange(0, block_k)
+    x_at = x + token[None, :] * (chunks * CHUNK) + k[:, None]
+    w_at = w + unit[:, None] * (chunks * 128) + tl.arange(0, step * 128)[None, :]
+    s_at = ws + unit[:, None] * (chunks * 8) + tl.arange(0, step * 8)[None, :]
+    acc = tl.zeros((units * UNIT, block_m), tl.float32)
     for c in range(0, chunks, step):
         if even:
-            wt = tl.load(w_at + c * GROUP)
-            st = tl.load(s_at + 2 * c * rows)
-            x_low = tl.load(x_at + c * CHUNK, mask=real[None, :], other=0.0)
-            x_high = tl.load(x_at + c * CHUNK + GROUP, mask=real[None, :], other=0.0)
+            at = c
+            new = real[None, :]
         else:
-            deep = c + j // GROUP < chunks
-            wt = tl.load(w_at + c * GROUP, mask=inside[:, None] & deep[None, :], other=0)
-            st = tl.load(s_at + 2 * c * rows, mask=inside[:, None] & (c + g // 2 < chunks)[None, :], other=0)
-            x_low = tl.load(x_at + c * CHUNK, mask=real[None, :] & deep[:, None], other=0.0)
-            x_high = tl.load(x_at + c * CHUNK + GROUP, mask=real[None, :] & deep[:, None], other=0.0)
-        low, high = widen(wt, upcast)
-        s_low, s_high = tl.split(tl.reshape(st, (block_n, step, 2)))
+            at = tl.minimum(c, chunks - step)
+            new = real[None, :] & (at + k // CHUNK >= c)[:, None]
+        words = tl.load(w_at + at * 128)
+        scales = tl.reshape(tl.load(s_at + at * 8), (units, step, 8))
+        xt = tl.load(x_at + at * CHUNK, mask=new, other=0.0)
+        wide = widen(
+            tl.reshape(words, (units, step, 8, 4, 4)), _factors(scales, 0), _factors(scales, 1), upcast
+        )  # u, step, g, c, t, h, r, p
+        wide = tl.permute(wide, (0, 6, 2, 1, 4, 5, 3, 7))  # u r g, step t h c p
         if upcast:
-            x_low = x_low.to(tl.float32)
-            x_high = x_high.to(tl.float32)
-        acc = tl.dot(_times_scales(low, s_low, upcast), x_low, acc)
-        acc = tl.dot(_times_scales(high, s_high, upcast), x_high, acc)
+            xt = xt.to(tl.float32)
+        acc = tl.dot(tl.reshape(wide, (units * UNIT, block_k)), xt, acc)
+        if not upcast:  # ends the product within its step: see NOTHING
+            acc = tl.inline_asm_elementwise(NOTHING, "=f,0", [acc], dtype=tl.float32, is_pure=True, pack=1)
     return acc
 
 
@@ -170,12 +190,11 @@ def gate_up_silu(
     row = i // block_n * inter + n
     at = expert.to(tl.int64) * 2 * inter
     if fp4:
-        w += at * (hidden // CHUNK * GROUP)
-        ws += at * (hidden // CHUNK * 2)
-        scale_at = i // block_n * (hidden // CHUNK * 2 * inter) + n
-        acc = _mxfp4_product(
-            x, w, ws, token, real, row, n < inter, scale_at, inter, hidden, 2 * block_n, block_m, block_k, even, upcast
-        )  # fmt: skip
+        units: tl.constexpr = block_n // UNIT
+        u = tl.arange(0, 2 * units)
+        within = tl.minimum(block * units + u % units, inter // UNIT - 1)  # rows beyond are not stored
+        unit = at // UNIT + u // units * (inter // UNIT) + within
+        acc = _mxfp4_product(x, w, ws, token, real, unit, hidden, 2 * units, block_m, block_k, even, upcast)
     else:
         w += at * hidden
         ws += expert.to(tl.int64) * 2 * tl.cdiv(inter, BLOCK) * tl.cdiv(hidden, BLOCK)
@@ -211,11 +230,9 @@ def down(
     n = block * block_n + tl.arange(0, block_n)
     at = expert.to(tl.int64) * hidden
     if fp4:
-        w += at * (inter // CHUNK * GROUP)
-        ws += at * (inter // CHUNK * 2)
-        acc = _mxfp4_product(
-            y, w, ws, pair, real, n, n < hidden, n, hidden, inter, block_n, block_m, block_k, even, upcast
-        )  # fmt: skip
+        units: tl.constexpr = block_n // UNIT
+        unit = at // UNIT + tl.minimum(block * units + tl.arange(0, units), hidden // UNIT - 1)
+        acc = _mxfp4_product(y, w, ws, pair, real, unit, inter, units, block_m, block_k, even, upcast)
     else:
         w += at * inter
         ws += expert.to(tl.int64) * tl.cdiv(hidden, BLOCK) * tl.cdiv(inter, BLOCK)

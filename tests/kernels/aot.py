@@ -79,6 +79,7 @@ def compile_one(program):
         "shared": kernel.metadata.shared, "registers": int(re.search(r"REG:(\d+)", usage)[1]),
         "stack": int(re.search(r"STACK:(\d+)", usage)[1]), "local": int(re.search(r"LOCAL:(\d+)", usage)[1]),
         "wgmma": len(re.findall(r"wgmma\.mma_async", ptx)), "mma": len(re.findall(r"mma\.sync", ptx)),
+        "in_flight": max(map(int, re.findall(r"wgmma\.wait_group\.sync\.aligned (\d+)", ptx)), default=0),
         "loads": len(re.findall(r"ld\.global", ptx)), "cp_async": len(re.findall(r"cp\.async\.c[ga]", ptx)),
         "tma": len(re.findall(r"cp\.async\.bulk\.tensor", ptx)),
         "cp_async_4": len(re.findall(r"cp\.async\.c[ga]\.shared\.global[^;]*, 0x4,", ptx)),

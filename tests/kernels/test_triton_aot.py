@@ -58,7 +58,14 @@ def test_small_token_counts_leave_room_for_two_programs_per_sm(programs):
 
 def test_scales_and_latents_are_copied_ahead(programs):
     for p in programs:
-        if p["constants"].get("fp4"):  # weights by 8 bytes, activations by 16, scales by 4
+        if p["constants"].get("fp4"):  # weights and activations by 16 bytes, scales by 4
             assert p["cp_async_4"] >= 3, p
         if p["kernel"] == "_attend_latent":
             assert p["shared"] > 3 * 32 * 576 * 2, p
+
+
+def test_products_of_widened_weights_end_before_the_next_are_widened(programs):
+    found = [p for p in programs if p["constants"].get("fp4")]
+    assert found
+    for p in found:
+        assert p["in_flight"] == 0, p

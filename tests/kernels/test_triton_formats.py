@@ -28,31 +28,49 @@ def test_fp8_error_is_within_half_a_step(size):
 
 def test_mxfp4_stores_every_value_exactly():
     values = torch.tensor([*formats.E2M1, *(-v for v in formats.E2M1)])
-    weight = values.repeat(8)[None, :].repeat(3, 1) * torch.tensor([[1.0], [2.0**-9], [2.0]])
+    weight = values.repeat(8)[None, :].repeat(16, 1) * torch.tensor([1.0, 2.0**-9, 2.0, 2.0**-100] * 4)[:, None]
     found = formats.to_mxfp4(weight)
     assert torch.equal(formats.dequantize(found), weight.double())
-    assert found.scales[0].tolist() == [127, 118, 128]
-    assert formats.dequantize(formats.to_mxfp4(torch.zeros(1, 64))).abs().max() == 0
+    assert formats.unpack_scales(found.scales)[:4, 0].tolist() == [127, 118, 128, 27]
+    assert formats.dequantize(formats.to_mxfp4(torch.zeros(16, 64))).abs().max() == 0
 
 
 def test_mxfp4_error_is_within_the_formats_bound():
-    weight = torch.randn(40, 256)
-    error = (formats.dequantize(formats.to_mxfp4(weight)) - weight).abs().view(40, 8, 32)
-    largest = weight.abs().view(40, 8, 32).amax(-1, keepdim=True)
+    weight = torch.randn(48, 256)
+    error = (formats.dequantize(formats.to_mxfp4(weight)) - weight).abs().view(48, 8, 32)
+    largest = weight.abs().view(48, 8, 32).amax(-1, keepdim=True)
     power = torch.exp2(largest.log2().floor())
     assert bool((error <= torch.maximum(power / 4, largest - 1.5 * power)).all())  # half a step of 2, or what saturates
 
 
 def test_mxfp4_refuses_what_it_cannot_hold():
-    with pytest.raises(ValueError, match="a multiple of 64 inputs, not 96"):
-        formats.to_mxfp4(torch.randn(4, 96))
+    for size in ((16, 96), (24, 64)):
+        with pytest.raises(ValueError, match="a multiple of 16 outputs and of 64 inputs, not"):
+            formats.to_mxfp4(torch.randn(size))
     with pytest.raises(ValueError, match="magnitudes below 16"):
-        formats.to_mxfp4(torch.full((1, 64), 16.0))
+        formats.to_mxfp4(torch.full((16, 64), 16.0))
 
 
 def test_packing_is_undone():
-    codes = torch.randint(0, 16, (2, 3, 192), dtype=torch.uint8)
+    codes, stored = torch.randint(0, 16, (2, 3, 32, 192)), torch.randint(0, 129, (2, 3, 32, 6))
     assert torch.equal(formats.unpack(formats.pack(codes)), codes)
+    assert torch.equal(formats.unpack_scales(formats.pack_scales(stored)), stored)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "word", "bits"),
+    [
+        (0, 0, 0, 1 << 15 | 7 << 6),  # a lane's first number: sign and magnitude where bf16 has them
+        (8, 1, 0, 1 << 28 | 7 << 19),  # eight rows on, an odd input: in the upper half, to be shifted by 3
+        (3, 64 + 16 + 4 + 8, 128 + 4 * (4 * 3 + 2) + 1, 1 << 14 | 7),  # chunk 1, lane 4 g + c = 14, product 1
+    ],
+)
+def test_codes_lie_where_a_warps_lane_reads_them(row, column, word, bits):
+    codes = torch.zeros(16, 128, dtype=torch.int64)
+    codes[row, column] = 15
+    words = formats.pack(codes).flatten()
+    assert words.nonzero().flatten().tolist() == [word]
+    assert int(words[word]) == bits
 
 
 @pytest.mark.parametrize("weights", ["fp8", "mxfp4"])
@@ -77,9 +95,16 @@ def test_dense_product_against_float64(tokens, inputs, outputs):
     assert numerics.check_fp8_product(tokens, inputs, outputs, "cpu") < 1e-2
 
 
-def emulate(word):
-    """Run WIDEN, PTX for a GPU, on a 32-bit word: the four registers that it writes."""
-    registers = {"$4": word}
+def bf16_pair(word, factor):
+    """mul.rn.bf16x2 of two words."""
+    halves = torch.tensor([[w & 0xFFFF, w >> 16] for w in (word, factor)], dtype=torch.int32).to(torch.int16)
+    product = halves.view(torch.bfloat16).prod(0).view(torch.int16).tolist()
+    return (product[0] & 0xFFFF) | (product[1] & 0xFFFF) << 16
+
+
+def emulate(word, first, second):
+    """Run WIDEN, PTX for a GPU, on a word and two factors: the eight bf16 that it writes, as integers."""
+    registers = {"$8": word, "$9": first, "$10": second}
 
     def value(name):
         return registers[name] if name in registers else int(name, 0)
@@ -89,23 +114,30 @@ def emulate(word):
         "shr.u32": lambda a, b: a >> b,
         "and.b32": lambda a, b: a & b,
         "or.b32": lambda a, b: a | b,
-        "prmt.b32": lambda a, b, order: sum(
-            ((a | b << 32) >> 8 * (order >> 4 * i & 7) & 0xFF) << 8 * i for i in range(4)
-        ),
+        "mul.rn.bf16x2": bf16_pair,
     }
-    for line in re.findall(r"(\w+\.\w+) ([^;.]+);", str(quantized_kernels.WIDEN.value)):
-        target, *sources = line[1].replace(" ", "").split(",")
-        registers[target] = apply[line[0]](*map(value, sources))
-    return [registers[f"${i}"] for i in range(4)]
+    for name, words in re.findall(r"([\w.]+\.\w+) ([^;]+);", str(quantized_kernels.WIDEN.value)):
+        if name == "mov.b32":
+            low, high, source = re.findall(r"\$?\w+", words)
+            registers |= {low: registers[source] & 0xFFFF, high: registers[source] >> 16}
+        elif name in apply:
+            target, *sources = words.replace(" ", "").split(",")
+            registers[target] = apply[name](*map(value, sources))
+    return [registers[f"${i}"] for i in range(8)]
 
 
-def test_the_gpus_way_of_widening_gives_each_bytes_numbers_in_its_own_place():
-    """The compiler packs four bytes that a thread holds, which need not be neighbours in a row."""
-    values = (*formats.E2M1, *(-v for v in formats.E2M1))
-    for data in torch.randint(0, 256, (256, 4)).tolist():
-        lanes = [x for r in emulate(int.from_bytes(bytes(data), "little")) for x in (r & 0xFFFF, r >> 16)]
-        got = (torch.tensor(lanes, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).double() * 2.0**126).tolist()
-        assert got == [values[byte & 15] for byte in data] + [values[byte >> 4] for byte in data]
+def test_the_gpus_way_of_widening_gives_a_lanes_numbers_in_the_order_of_wgmmas_fragment():
+    """Rows g and g + 8, two inputs each, then the same eight inputs on; scales 2 and 1/4 of the rows, times 2^126."""
+    values = torch.tensor([*formats.E2M1, *(-v for v in formats.E2M1)], dtype=torch.float64)
+    first, second = (((127 + power + 126) << 7) * 0x10001 for power in (1, -2))
+    codes = torch.randint(0, 16, (64, 16, 64))
+    for packed, plain in zip(formats.pack(codes).flatten(1).tolist(), codes, strict=True):
+        lane, t = 4 * 5 + 3, 2  # g = 5, c = 3
+        got = emulate(packed[4 * lane + t] & 0xFFFFFFFF, first, second)
+        found = torch.tensor(got, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).double().tolist()
+        inputs = 16 * t + 2 * 3 + torch.tensor([0, 1, 0, 1, 8, 9, 8, 9])
+        rows, scale = 5 + torch.tensor([0, 0, 8, 8] * 2), torch.tensor([2.0, 2.0, 0.25, 0.25] * 2)
+        assert found == (values[plain[rows, inputs]] * scale).tolist()
 
 
 def test_random_weights_are_numbers():
