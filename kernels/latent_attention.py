@@ -21,7 +21,7 @@ from kernels.verify_attention import MASKED
 
 PAGE = 64  # tokens: one page of a layer is contiguous
 ROWS = 64  # of a tile: wgmma's M
-PORTABLE = Walk(32, SMS, 2.2, 4.0)  # 32 tokens a step are 37 KB: with the queries' 74 KB three steps fit an SM
+PORTABLE = Walk(ROWS, 32, SMS, 2.2, 4.0)  # 32 tokens a step are 37 KB: with the queries' 74 KB three steps fit an SM
 STAGES = 5  # three buffers: the block table is read a stage earlier
 TRITON = tuple(int(word) for word in triton.__version__.split(".")[:2])
 
@@ -109,18 +109,18 @@ def attend(
     """
     batch, q_len, heads, width = q.shape
     fast = _on_hopper(q, cache, rank)
-    block_m = fast.rows_a_program(q_len * heads) if fast else ROWS
-    tiles = cdiv(q_len * heads, block_m)
-    walk = fast.WALKS[block_m] if fast else PORTABLE
+    rows = q_len * heads
+    walks = fast.walks(rows) if fast else (PORTABLE,)
     kv_bytes = batch * max_length * width * q.element_size()
-    splits = splits or best_split((walk,), batch * tiles, max_length, kv_bytes, batch * q_len * heads * rank)[1]
+    walk, best = best_split(walks, batch, rows, max_length, kv_bytes, batch * rows * rank)
+    splits = splits or best
     out = q.new_empty((batch, q_len, heads, rank)) if out is None else out
-    parts = make_parts(batch * q_len * heads, splits, rank, q.device)
+    parts = make_parts(batch * rows, splits, rank, q.device)
     scale *= math.log2(math.e)
     if fast:
-        fast.launch(q, cache, block_table, seq_lens, scale, out, parts, splits)
+        fast.launch(q, cache, block_table, seq_lens, scale, out, parts, walk, splits)
     else:
-        _attend_latent[(tiles, splits, batch)](
+        _attend_latent[(cdiv(rows, ROWS), splits, batch)](
             q, cache, block_table, seq_lens, out, *parts, scale, q_len, heads,
             block_table.stride(0), splits, rank, width - rank, cache.shape[1], ROWS, PORTABLE.tokens, splits == 1,
             UPCAST, num_warps=8, num_stages=STAGES,
@@ -131,9 +131,9 @@ def attend(
 
 
 def _on_hopper(q: Tensor, cache: Tensor, rank: int) -> ModuleType | None:
-    """The kernel for Hopper where it runs: Triton 3.6, bf16, pages and a latent whose two buffers fit shared memory."""
+    """The kernels for Hopper where they run: Triton 3.6, bf16, pages and a latent of which two fit shared memory."""
     width = q.shape[-1]
-    fits = cache.shape[1] == PAGE and width <= 576 and rank % (width - rank) == 0 and q.dtype == torch.bfloat16
+    fits = cache.shape[1] == PAGE and rank in (256, 512) and width - rank == 64 and q.dtype == torch.bfloat16
     if UPCAST or not fits or not q.is_cuda or torch.cuda.get_device_capability(q.device)[0] != 9 or TRITON < (3, 6):
         return None
     from kernels import latent_hopper

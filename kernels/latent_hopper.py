@@ -1,4 +1,4 @@
-"""Latent attention on Hopper: tokens, not query rows, are wgmma's M, and pages come by TMA.
+"""Latent attention on Hopper of few query rows: tokens, not query rows, are wgmma's M, and pages come by TMA.
 
 Up to 32 query rows of a sequence are wgmma's N, so that a decode step of 16 heads computes no empty rows, and its
 accumulator leaves registers for the rest: scores [page, rows] = page x queries^T, then latents [rank, rows] += page^T x
@@ -6,12 +6,9 @@ weights, both from the same page in shared memory. Two pages are in flight: the 
 page is done with. Gluon, since Triton's own pipeline would need a third buffer for that, which does not fit.
 
 On an H200 with 16 heads and one query: 7.2 us for 1 x 1k tokens, 14.9 for 16 x 1k, 28.5 for 64 x 1k, 29.1 for 16 x 4k,
-80.6 for 64 x 4k (3.75 TB/s), 281 for 256 x 4k (4.31 TB/s); with 64 rows and more 300 TFLOP/s.
+80.6 for 64 x 4k (3.75 TB/s), 281 for 256 x 4k (4.31 TB/s). latent_wide.py takes 64 rows at a time.
 docs/kernel-notes.md has the steps on the way.
 """
-
-from functools import lru_cache
-from typing import Any
 
 from torch import Tensor
 from triton.experimental import gluon
@@ -19,62 +16,36 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from kernels._triton import SMS, cdiv, power_of_2
+from kernels import latent_wide
+from kernels._triton import SMS, cdiv
+from kernels.latent_pages import (
+    BUFFERS,
+    START,
+    WARPS,
+    barrier,
+    blank,
+    columns_of,
+    fetch_page,
+    leave_latents,
+    leave_totals,
+    load_queries,
+)
 from kernels.splits import Parts, Walk
 
 MASKED = gl.constexpr(-1e30)
-START = gl.constexpr(-1e29)
-BUFFERS = gl.constexpr(2)
-WARPS = 4
-fetch = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # as Triton calls it after 3.6
-barrier = getattr(gl, "barrier", None) or gl.thread_barrier
-FEWEST, MOST = 16, 32  # query rows of a program
-WALKS = {16: Walk(64, SMS, 1.4, 3.0), 32: Walk(64, SMS, 1.9, 3.0)}  # within 0.4% of the best of those tried
-
-
-@gluon.jit
-def _fetch(
-    latents, keys, number, ready, latent, key, wanted, page: gl.constexpr, rank: gl.constexpr, rope: gl.constexpr
-):
-    mbarrier.expect(ready, page * (rank + rope) * 2, pred=wanted)
-    fetch(latents, [number * page, 0], ready, latent, pred=wanted)
-    fetch(keys, [number * page, rank], ready, key, pred=wanted)
-
-
-@gluon.jit
-def _queries(q, row, real, start: gl.constexpr, columns: gl.constexpr, width: gl.constexpr, layout: gl.constexpr):
-    """Queries [rows, columns] in shared memory."""
-    column = start + gl.arange(0, columns, gl.SliceLayout(0, layout))
-    found = gl.load(q + (row[:, None] * width + column[None, :]), mask=real[:, None], other=0.0)
-    shared: gl.constexpr = gl.NVMMASharedLayout.get_default_for([found.shape[0], columns], gl.bfloat16)
-    return gl.allocate_shared_memory(gl.bfloat16, [found.shape[0], columns], shared, found)
-
-
-@gluon.jit
-def _blank(latent, key, kept, rank: gl.constexpr, rope: gl.constexpr, layout: gl.constexpr):
-    """Zeros for what a page holds beyond the sequence: a weight of 0 does not silence a NaN."""
-    for j in gl.static_range(rank // rope):
-        columns = latent.slice(j * rope, rope, 1)
-        columns.store(gl.where(kept[:, None], columns.load(layout), 0.0))
-    key.store(gl.where(kept[:, None], key.load(layout), 0.0))
-    fence_async_shared()
+WALKS = (Walk(16, 64, SMS, 1.4, 3.0), Walk(32, 64, SMS, 1.9, 3.0), latent_wide.WALK)
 
 
 @gluon.jit(do_not_specialize=["scale", "q_len", "heads", "stride", "splits"])
 def attend_latent(
     q, latents, keys, table, seq_lens, out, part_o, part_m, part_l, scale, q_len, heads, stride, splits,
     rank: gl.constexpr, rope: gl.constexpr, page: gl.constexpr, block_r: gl.constexpr, one_split: gl.constexpr,
-    warps: gl.constexpr,
 ):  # fmt: skip
-    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [warps, 1], [16, block_r, 16])
-    wide: gl.constexpr = gl.BlockedLayout([1, 8], [1, 32], [warps, 1], [1, 0])
-    narrow: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [warps, 1], [1, 0])
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, block_r, 16])
     shared: gl.constexpr = gl.NVMMASharedLayout.get_default_for([page, block_r], gl.bfloat16)
     width: gl.constexpr = rank + rope
     split = gl.program_id(1)
@@ -95,13 +66,11 @@ def attend_latent(
         mbarrier.init(ready.index(i), count=1)
     for i in gl.static_range(BUFFERS):
         number = gl.load(pages + i, mask=i < count, other=0)
-        _fetch(
+        fetch_page(
             latents, keys, number, ready.index(i), latent_mem.index(i), key_mem.index(i), i < count, page, rank, rope
         )
-    row = tile + gl.arange(0, block_r, gl.SliceLayout(1, wide))
-    q_latent = _queries(q + first * width, row, row < rows, 0, rank, width, wide)
-    row = tile + gl.arange(0, block_r, gl.SliceLayout(1, narrow))
-    q_rope = _queries(q + first * width, row, row < rows, rank, rope, width, narrow)
+    q_latent = load_queries(q + first * width, tile, rows, block_r, 0, rank, width)
+    q_rope = load_queries(q + first * width, tile, rows, block_r, rank, rope, width)
     weights = gl.allocate_shared_memory(gl.bfloat16, [page, block_r], shared)
     fence_async_shared()
 
@@ -118,8 +87,7 @@ def attend_latent(
         number = gl.load(pages + i + BUFFERS, mask=more, other=0)
         start = (low + i) * page
         mbarrier.wait(arrived, (i // BUFFERS) & 1)
-        if start + page > length:
-            _blank(latent, key, start + gl.arange(0, page, gl.SliceLayout(1, narrow)) < length, rank, rope, narrow)
+        blank(latent, key, start, length, page, rank, rope)
         s = gl.zeros([page, block_r], gl.float32, mma)
         s = warpgroup_mma(latent, q_latent.permute((1, 0)), s, use_acc=False, is_async=True)
         s = warpgroup_mma(key, q_rope.permute((1, 0)), s, is_async=True)
@@ -136,28 +104,19 @@ def attend_latent(
         acc = warpgroup_mma_wait(0, deps=[acc])
         m = m_new
         barrier()  # every warp is through with the page
-        _fetch(latents, keys, number, arrived, latent, key, more, page, rank, rope)
+        fetch_page(latents, keys, number, arrived, latent, key, more, page, rank, rope)
     for i in gl.static_range(BUFFERS):
         mbarrier.invalidate(ready.index(i))
 
     sums = gl.sum(total, 0)
-    real = row < rows
-    r = gl.arange(0, rank, gl.SliceLayout(1, mma))
-    if one_split:
-        acc = acc / gl.where(sums > 0, sums, 1.0)[None, :]
-        to = out + first * rank
-        gl.store(to + (row[None, :] * rank + r[:, None]), acc.to(gl.bfloat16), mask=real[None, :])
-    else:
-        place = row * splits + split
-        to = part_o + first * splits * rank
-        gl.store(to + (place[None, :] * rank + r[:, None]), acc, mask=real[None, :])
-        gl.store(part_m + first * splits + place, m, mask=real)
-        gl.store(part_l + first * splits + place, sums, mask=real)
+    leave_latents(acc, sums, out, part_o, first, row, rows, split, splits, 0, rank, one_split, mma)
+    if not one_split:
+        leave_totals(m, sums, part_m, part_l, first, row, rows, split, splits)
 
 
-def rows_a_program(rows: int) -> int:
-    """Query rows that a program takes of a sequence's *rows*."""
-    return min(MOST, max(FEWEST, power_of_2(rows)))
+def walks(rows: int) -> tuple[Walk, ...]:
+    """What may be fastest for a sequence's query *rows*: the least that holds them, and what walks less beyond 32."""
+    return WALKS[:1] if rows <= 16 else WALKS[1:2] if rows <= 32 else WALKS[1:]
 
 
 def launch(
@@ -168,25 +127,14 @@ def launch(
     scale: float,
     out: Tensor,
     parts: Parts,
+    walk: Walk,
     splits: int,
 ) -> None:
     """As `latent_attention.attend`, with pages of 64 tokens; *scale* is in powers of two."""
     batch, q_len, heads, width = q.shape
     rank, page = out.shape[-1], cache.shape[1]
-    block_r = rows_a_program(q_len * heads)
-    attend_latent[(cdiv(q_len * heads, block_r), splits, batch)](
-        q, _columns(cache, rank), _columns(cache, width - rank), block_table, seq_lens, out, *parts, scale, q_len,
-        heads, block_table.stride(0), splits, rank, width - rank, page, block_r, splits == 1, WARPS, num_warps=WARPS,
+    kernel = latent_wide.attend_wide if walk is latent_wide.WALK else attend_latent
+    kernel[(cdiv(q_len * heads, walk.rows), splits, batch)](
+        q, columns_of(cache, rank), columns_of(cache, width - rank), block_table, seq_lens, out, *parts, scale, q_len,
+        heads, block_table.stride(0), splits, rank, width - rank, page, walk.rows, splits == 1, num_warps=WARPS.value,
     )  # fmt: skip
-
-
-def _columns(cache: Tensor, columns: int) -> TensorDescriptor:
-    """What TMA needs to know to fetch *columns* of a page."""
-    tokens = cache.view(-1, cache.shape[2])
-    box = [cache.shape[1], columns]
-    return TensorDescriptor(tokens, list(tokens.shape), list(tokens.stride()), box, _layout(*box))
-
-
-@lru_cache
-def _layout(*box: int) -> Any:
-    return gl.NVMMASharedLayout.get_default_for(list(box), gl.bfloat16)

@@ -25,8 +25,9 @@ COMBINE_US, NUMBER_US = 1.0, 3.5e-6  # the second launch; a number of a row, or 
 
 
 class Walk(NamedTuple):
-    """What a kernel takes to walk through blocks of *tokens* with one of *slots* programs at a time."""
+    """What a kernel takes to walk with *rows* of queries through blocks of *tokens*, *slots* programs at a time."""
 
+    rows: int
     tokens: int
     slots: int
     block_us: float
@@ -42,11 +43,14 @@ class Walk(NamedTuple):
 
 
 @lru_cache(4096)
-def best_split(walks: tuple[Walk, ...], programs: int, length: int, kv_bytes: int, numbers: int) -> tuple[Walk, int]:
-    """The walk and the number of parts, none under LEAST_TOKENS, of the least time."""
+def best_split(
+    walks: tuple[Walk, ...], caches: int, rows: int, length: int, kv_bytes: int, numbers: int
+) -> tuple[Walk, int]:
+    """The walk and the number of parts, none under LEAST_TOKENS, of the least time; each of *caches* has *rows*."""
 
     def choices() -> Iterable[tuple[float, Walk, int]]:
         for walk in walks:
+            programs = caches * cdiv(rows, walk.rows)
             for splits in range(1, max(1, min(MOST, cdiv(length, max(LEAST_TOKENS, walk.tokens)))) + 1):
                 yield walk.microseconds(programs, length, kv_bytes, numbers, splits), walk, splits
 

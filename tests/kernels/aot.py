@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -180,17 +181,16 @@ def hopper_launches(heads, q_lens):
     from kernels import latent_hopper
     from kernels.splits import make_parts
 
-    for h in heads:
-        for q_len in q_lens:
-            for splits in (1, 4):
-                q, tables = meta(2, q_len, h, 576), (meta(2, 16, dtype=torch.int32), meta(2, dtype=torch.int32))
-                out, parts = meta(2, q_len, h, 512), make_parts(2 * q_len * h, splits, 512, torch.device("meta"))
-                yield (
-                    f"latent on Hopper {h} q={q_len} splits={splits}",
-                    lambda q=q, t=tables, o=out, p=parts, s=splits: latent_hopper.launch(
-                        q, meta(64, 64, 576), *t, 0.07, o, p, s
-                    ),
-                )
+    for h, q_len, splits in product(heads, q_lens, (1, 4)):
+        for walk in latent_hopper.walks(h * q_len):
+            q, tables = meta(2, q_len, h, 576), (meta(2, 16, dtype=torch.int32), meta(2, dtype=torch.int32))
+            out, parts = meta(2, q_len, h, 512), make_parts(2 * q_len * h, splits, 512, torch.device("meta"))
+            yield (
+                f"latent on Hopper {h} q={q_len} splits={splits} rows={walk.rows}",
+                lambda q=q, t=tables, o=out, p=parts, w=walk, s=splits: latent_hopper.launch(
+                    q, meta(64, 64, 576), *t, 0.07, o, p, w, s
+                ),
+            )
 
 
 def rejection_launches(batches, lengths, vocabs):

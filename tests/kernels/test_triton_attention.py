@@ -29,7 +29,7 @@ def test_queries_before_a_short_sequence_give_zeros(splits):
 def splits_of(batch, kv_heads, length, rows=8, dim=128):
     numbers = batch * kv_heads * rows * dim
     return splits.best_split(
-        verify_attention.walks(dim), batch * kv_heads, length, 4 * batch * length * kv_heads * dim, numbers
+        verify_attention.walks(dim, 64), batch * kv_heads, rows, length, 4 * batch * length * kv_heads * dim, numbers
     )
 
 
