@@ -20,6 +20,17 @@ barrier = getattr(gl, "barrier", None) or gl.thread_barrier
 
 
 @gluon.jit
+def part_of(table, seq_lens, stride, splits, page: gl.constexpr):
+    """A program's part of its sequence: the sequence's length, the part's first page, how many, where they stand."""
+    b = gl.program_id(2)
+    length = gl.load(seq_lens + b)
+    share = gl.cdiv(gl.cdiv(length, page), splits)
+    low = gl.program_id(1) * share
+    count = gl.maximum(gl.minimum(gl.cdiv(length, page) - low, share), 0)
+    return length, low, count, table + b * stride + low
+
+
+@gluon.jit
 def fetch_page(
     latents, keys, number, ready, latent, key, wanted, page: gl.constexpr, rank: gl.constexpr, rope: gl.constexpr
 ):

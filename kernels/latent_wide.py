@@ -29,6 +29,7 @@ from kernels.latent_pages import (
     leave_latents,
     leave_totals,
     load_queries,
+    part_of,
 )
 from kernels.splits import Walk
 
@@ -152,15 +153,10 @@ def attend_wide(
 ):  # fmt: skip
     width: gl.constexpr = rank + rope
     split = gl.program_id(1)
-    b = gl.program_id(2)
     tile = gl.program_id(0) * block_r
     rows = q_len * heads
-    first = (b * rows).to(gl.int64)  # rows of a sequence lie within 32 bits of its first
-    length = gl.load(seq_lens + b)
-    share = gl.cdiv(gl.cdiv(length, page), splits)
-    low = split * share
-    count = gl.maximum(gl.minimum(gl.cdiv(length, page) - low, share), 0)
-    pages = table + b * stride + low
+    first = (gl.program_id(2) * rows).to(gl.int64)  # rows of a sequence lie within 32 bits of its first
+    length, low, count, pages = part_of(table, seq_lens, stride, splits, page)
 
     latent_mem = gl.allocate_shared_memory(gl.bfloat16, [BUFFERS, page, rank], latents.layout)
     key_mem = gl.allocate_shared_memory(gl.bfloat16, [BUFFERS, page, rope], keys.layout)
