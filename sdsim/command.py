@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import errno
 import gc
+import math
 import os
 import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,7 @@ from sdsim.errors import CapacityError, PolicyError, ScenarioError, SdsimError, 
 
 OK, BAD_INPUT, SLO_MISSED, OUT_OF_TOLERANCE, INTERRUPTED = 0, 2, 3, 4, 130
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+SAME_S = 1.0
 CHANGE = re.compile(r"[\w.]+=")
 PLOTS = ("png", "svg", "pdf")
 
@@ -27,6 +31,7 @@ def run_command(main: Callable[[Sequence[str]], int]) -> None:
 
     An interrupt ends it with 130 and one line: what the KeyboardInterrupt says was kept, if it says so.
     """
+    _take_impatience_for_one_interrupt()
     gc.freeze()  # what the imports made stays: garbage collections need not walk over it
     try:
         code = main(sys.argv[1:])
@@ -48,6 +53,22 @@ def run_command(main: Callable[[Sequence[str]], int]) -> None:
         print(f"stdout: cannot be written: {error}; free space where it goes", file=sys.stderr)
         code = BAD_INPUT
     sys.exit(code)
+
+
+def _take_impatience_for_one_interrupt() -> None:
+    """Ignore interrupts that follow another within SAME_S: they would break what the first one ends in order."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    last = -math.inf
+
+    def interrupt(*_: object) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before > SAME_S:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
 
 
 class Parser(argparse.ArgumentParser):

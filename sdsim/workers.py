@@ -109,6 +109,8 @@ def local_workers(jobs: int) -> Iterator[Workers]:
     context = multiprocessing.get_context("fork" if "fork" in methods else None)
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_follow_parent) as pool:
         try:
+            with _interrupts_held():
+                pool.submit(_nothing)
             yield Workers(pool, jobs)
         except BaseException:
             running: list[Any] = list((pool._processes or {}).values())
@@ -120,6 +122,23 @@ def local_workers(jobs: int) -> Iterator[Workers]:
             if thread is not None:
                 thread.join()  # one that closes its pipe while the interpreter exits fails there
             raise
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let interrupts wait: a process that is just being forked would raise what is its parent's to say."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _nothing() -> None:
+    """Work that makes a pool start its processes."""
 
 
 def _follow_parent() -> None:
