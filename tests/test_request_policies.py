@@ -769,8 +769,9 @@ CLOSED = {
 }  # fmt: skip
 
 
-def summary(policy, **acceptance):
-    run = CLOSED | {"policy": policy, "acceptance": {"kind": "iid", "rate": 0.7} | acceptance}
+def summary(policy, concurrency=12, **acceptance):
+    workload = CLOSED["workload"] | {"concurrency": concurrency, "limit": 2 * concurrency}
+    run = CLOSED | {"policy": policy, "workload": workload, "acceptance": {"kind": "iid", "rate": 0.7} | acceptance}
     return simulate(scenario_from_mapping(run)).summary
 
 
@@ -782,10 +783,10 @@ def test_a_whole_run_serves_everyone(name):
 
 
 def test_confidences_that_tell_something_spare_verification():
-    """The same requests and coins: fewer drafts verified for nothing, and more tokens a second."""
+    """The same requests and coins, 48 at a time, so that verifying costs: fewer drafts in vain, more tokens/s."""
     policies = ({"kind": "fixed", "length": 8}, {"kind": "dspark", "lengths": [8], "staleness": 0})
-    fixed, chosen = (summary(policy, auc=0.85) for policy in policies)
-    assert chosen["speculation"]["wasted_fraction"] < 0.95 * fixed["speculation"]["wasted_fraction"]
+    fixed, chosen = (summary(policy, concurrency=48, auc=0.85) for policy in policies)
+    assert chosen["speculation"]["wasted_fraction"] < 0.9 * fixed["speculation"]["wasted_fraction"]
     assert chosen["output_tokens_per_s"] > fixed["output_tokens_per_s"]
 
 
