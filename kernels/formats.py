@@ -114,18 +114,23 @@ def pack(codes: Tensor) -> Tensor:
     """
     places = codes.unflatten(-1, (-1, 4, 2, 4, 2)).unflatten(-6, (-1, 2, 8))  # unit, r, g, chunk, t, h, c, p
     near = places.movedim((-8, -5, -6, -2, -4, -3, -7, -1), (-8, -7, -6, -5, -4, -3, -2, -1)).flatten(-3, -2).long()
-    signs, magnitudes, halves = (torch.tensor(v, device=codes.device) for v in (SIGNS, MAGNITUDES, (0, 16)))
-    at_signs, at_magnitudes = signs[:, None] + halves, magnitudes[:, None] + halves
+    at_signs, at_magnitudes = _bits(codes.device)
     return _words((near >> 3 << at_signs) + ((near & 7) << at_magnitudes), 2).flatten(-3)
 
 
 def unpack(words: Tensor) -> Tensor:
     """int32 [..., N / 16, K / 64, 128] -> codes [..., N, K]: `pack` backwards."""
     near = words.long().unflatten(-1, (8, 4, 4))[..., None, None]
-    signs, magnitudes, halves = (torch.tensor(v, device=words.device) for v in (SIGNS, MAGNITUDES, (0, 16)))
-    codes = (near >> (signs[:, None] + halves) & 1) << 3 | near >> (magnitudes[:, None] + halves) & 7
+    at_signs, at_magnitudes = _bits(words.device)
+    codes = (near >> at_signs & 1) << 3 | near >> at_magnitudes & 7
     places = codes.unflatten(-2, (2, 2)).movedim((-8, -7, -6, -5, -4, -3, -2, -1), (-8, -5, -6, -2, -4, -3, -7, -1))
     return places.flatten(-5).flatten(-4, -2)
+
+
+def _bits(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where in a word the signs and the magnitudes of its numbers lie, [4, 2]: number i, half."""
+    signs, magnitudes, halves = (torch.tensor(v, device=device) for v in (SIGNS, MAGNITUDES, (0, 16)))
+    return signs[:, None] + halves, magnitudes[:, None] + halves
 
 
 def pack_scales(stored: Tensor) -> Tensor:

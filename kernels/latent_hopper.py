@@ -24,7 +24,6 @@ from kernels import latent_wide
 from kernels._triton import SMS, cdiv
 from kernels.latent_pages import (
     BUFFERS,
-    START,
     WARPS,
     barrier,
     blank,
@@ -35,9 +34,9 @@ from kernels.latent_pages import (
     load_queries,
     part_of,
 )
-from kernels.splits import Parts, Walk
+from kernels.splits import START, Parts, Walk
+from kernels.verify_attention import MASKED
 
-MASKED = gl.constexpr(-1e30)
 WALKS = (Walk(16, 64, SMS, 1.4, 3.0), Walk(32, 64, SMS, 1.9, 3.0), latent_wide.WALK)
 
 
@@ -129,7 +128,7 @@ def launch(
     """As `latent_attention.attend`, with pages of 64 tokens; *scale* is in powers of two."""
     batch, q_len, heads, width = q.shape
     rank, page = out.shape[-1], cache.shape[1]
-    kernel = latent_wide.attend_wide if walk is latent_wide.WALK else attend_latent
+    kernel = latent_wide.attend_wide if walk == latent_wide.WALK else attend_latent
     kernel[(cdiv(q_len * heads, walk.rows), splits, batch)](
         q, columns_of(cache, rank), columns_of(cache, width - rank), block_table, seq_lens, out, *parts, scale, q_len,
         heads, block_table.stride(0), splits, rank, width - rank, page, walk.rows, splits == 1, num_warps=WARPS.value,

@@ -12,7 +12,6 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-START = gl.constexpr(-1e29)
 BUFFERS = gl.constexpr(2)
 WARPS = gl.constexpr(4)  # of a group that issues wgmma
 fetch = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # as Triton calls it after 3.6
@@ -56,9 +55,8 @@ def blank(latent, key, start, length, page: gl.constexpr, rank: gl.constexpr, ro
 @gluon.jit
 def load_queries(q, tile, rows, block_r: gl.constexpr, start: gl.constexpr, columns: gl.constexpr, width: gl.constexpr):
     """Numbers *start* to start + columns of a program's queries, zeros beyond *rows*, in shared memory."""
-    lanes: gl.constexpr = gl.BlockedLayout(
-        [1, 8], [256 // min(256, columns), min(256, columns) // 8], [WARPS, 1], [1, 0]
-    )
+    across: gl.constexpr = min(32, columns // 8)
+    lanes: gl.constexpr = gl.BlockedLayout([1, 8], [32 // across, across], [WARPS, 1], [1, 0])
     row = tile + gl.arange(0, block_r, gl.SliceLayout(1, lanes))
     column = start + gl.arange(0, columns, gl.SliceLayout(0, lanes))
     found = gl.load(q + (row[:, None] * width + column[None, :]), mask=(row < rows)[:, None], other=0.0)

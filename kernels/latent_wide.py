@@ -21,7 +21,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from kernels._triton import SMS
 from kernels.latent_pages import (
     BUFFERS,
-    START,
     WARPS,
     barrier,
     blank,
@@ -31,7 +30,7 @@ from kernels.latent_pages import (
     load_queries,
     part_of,
 )
-from kernels.splits import Walk
+from kernels.splits import START, Walk
 
 NEVER = gl.constexpr(float("-inf"))  # times the scale it stays what it is, and exp2 of it is 0
 MANY, FEW = gl.constexpr(240), gl.constexpr(24)  # registers of a group, and of the warp that fetches
