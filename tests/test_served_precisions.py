@@ -56,7 +56,7 @@ def test_formats_by_width():
 
 @pytest.mark.parametrize(("name", "least", "most"), [("deepseek_v3", 0.1, 0.5), ("gpt_oss", 0.0, 0.05)])
 def test_they_run_on_kernels_that_were_timed_and_say_what_was_not(name, least, most):
-    """Of DeepSeek-V3 on eight GPUs a rank's slices of the dense products have no tables."""
+    """Of DeepSeek-V3 on eight GPUs the collectives have no tables."""
     scenario = load_scenario(SCENARIOS / f"{name}.yaml", ["workload.limit=20"])
     for policy in scenario.policies:
         summary = simulate(scenario, policy=policy).summary
